@@ -1,0 +1,1 @@
+"""The back office: what operators use, a REST API over the bridge."""
