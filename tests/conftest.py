@@ -1,0 +1,180 @@
+"""Fixtures for all tests: servers, faults, events, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import leftovers
+from tests.proxy import Proxy
+from tests.recorder import Recorder
+from tests.servers import DEFAULT_ENGINE, ENGINES, Missing, Server, version
+from tests.waiting import until
+
+CONFORMANCE = Path(__file__).parent / "conformance"
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("bridge")
+    group.addoption("--full", action="store_true", help="run fault suites with the full figures")
+    group.addoption("--seed", type=int, default=None, help="seed of random schedules; printed in the header")
+    group.addoption("--uvloop", action="store_true", help="run async tests on uvloop")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.seed is None:  # workers get the controller's
+        config.option.seed = random.randrange(1 << 32)
+    leftovers.adopt_orphans()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    engines = ", ".join(f"{engine} = {version(engine)}" for engine in ENGINES)
+    return [f"engines: {engines}", f"seed: {config.option.seed}, full figures: {config.option.full}"]
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if config.option.uvloop:
+        import uvloop  # noqa: PLC0415 - an extra
+
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests in tests/conformance/ run on every engine, others on the bundled one."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.path.is_relative_to(CONFORMANCE):
+        metafunc.parametrize("engine", ENGINES, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> str:
+    """Name of the engine that ``server`` and ``own_server`` run."""
+    name: str = getattr(request, "param", DEFAULT_ENGINE)
+    _require(name)
+    return name
+
+
+def _require(engine: str) -> None:
+    try:
+        ENGINES[engine]()
+    except Missing as reason:
+        if IN_CI:
+            pytest.fail(f"{engine}: {reason}")
+        pytest.skip(f"{engine}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def shared_servers() -> Iterator[dict[str, Server]]:
+    servers: dict[str, Server] = {}
+    yield servers
+    for server in servers.values():
+        server.destroy()
+
+
+@pytest.fixture
+async def server(engine: str, shared_servers: dict[str, Server]) -> AsyncIterator[Server]:
+    """A server without keys, shared with earlier tests: do not kill or configure it, see ``own_server``."""
+    running = shared_servers.get(engine)
+    if running is None:
+        running = shared_servers[engine] = Server.launch(engine)
+    yield running
+    await running.close_clients()
+    try:
+        running.reset()
+    except Exception:  # this test broke it; the next one gets another
+        shared_servers.pop(engine).destroy()
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[Callable[..., Server]]:
+    """Start servers of this test's own: ``start_server("redis-7.0", tcp=True, maxmemory="20mb")``."""
+    started: list[Server] = []
+
+    def start(engine: str = DEFAULT_ENGINE, **options: Any) -> Server:
+        _require(engine)
+        started.append(Server.launch(engine, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        await server.close_clients()
+        server.destroy()
+
+
+@pytest.fixture
+def own_server(engine: str, start_server: Callable[..., Server]) -> Server:
+    """A server that this test may kill, stop and configure."""
+    return start_server(engine)
+
+
+@pytest.fixture
+async def start_proxy() -> AsyncIterator[Callable[..., Any]]:
+    """``await start_proxy(server)``: a proxy of a server, on a unix socket, or on a port with ``tcp=True``."""
+    started: list[Proxy] = []
+
+    async def start(server: Server, *, tcp: bool = False) -> Proxy:
+        started.append(await Proxy.start(server.url, None if tcp else server.directory))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        await proxy.close()
+
+
+@pytest.fixture
+async def proxy(server: Server, start_proxy: Callable[..., Any]) -> Proxy:
+    """A proxy in front of ``server``; connect to ``proxy.url``."""
+    proxy: Proxy = await start_proxy(server)
+    return proxy
+
+
+@pytest.fixture
+async def events() -> AsyncIterator[Recorder]:
+    """Records what happens; hand ``events.telemetry`` to what is under test."""
+    recorder = Recorder()
+    yield recorder
+    recorder.close()
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether to run the full figures: ``rounds = 20 if full else 3``."""
+    return bool(request.config.option.full)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """For ``random.Random(seed)``; the header prints it, ``--seed`` repeats it."""
+    return int(request.config.option.seed)
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest, shared_servers: dict[str, Server]) -> Iterator[None]:
+    before = set(leftovers.children())
+    yield
+    kept = before | {server.pid for server in shared_servers.values()}
+    left = {pid: command for pid, command in leftovers.children().items() if pid not in kept}
+    if left:
+        pytest.fail(f"child processes are left: {left}")
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left(request: pytest.FixtureRequest) -> None:
+    if asyncio.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("_no_task_is_left")
+
+
+@pytest.fixture
+async def _no_task_is_left() -> AsyncIterator[None]:
+    yield
+    try:  # those that were told to end may take a few turns
+        await until(lambda: not leftovers.tasks(), timeout=1)
+    except AssertionError:
+        pytest.fail(f"tasks are left: {leftovers.tasks()}")

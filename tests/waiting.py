@@ -1,0 +1,60 @@
+"""Waiting without sleeping: for a condition with a deadline, and for processes to end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import select
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PAUSE_S = 0.005
+
+
+async def until(predicate: Callable[[], T | Awaitable[T]], timeout: float = 10, *, what: str = "") -> T:
+    """Ask ``predicate``, plain or async, until it answers something true, and return that."""
+    value: T | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                answer = predicate()
+                value = await answer if inspect.isawaitable(answer) else answer
+                if value:
+                    return value
+                await asyncio.sleep(PAUSE_S)  # noqa: TID251 - the one place that may
+    except TimeoutError:
+        raise AssertionError(f"not within {timeout:g} s: {what or predicate}; last answer {value!r}") from None
+
+
+async def ended(pid: int, timeout: float = 10) -> None:
+    """Until process ``pid``, anybody's, has ended; at once if there is none."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        async with asyncio.timeout(timeout):
+            await gone.wait()
+    except TimeoutError:
+        raise AssertionError(f"process {pid} still runs after {timeout:g} s") from None
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def running(pid: int) -> bool:
+    """Whether process ``pid`` runs at this moment; one that nobody has waited for yet does not."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        return not select.select([descriptor], [], [], 0)[0]
+    finally:
+        os.close(descriptor)
