@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -90,8 +91,11 @@ class Proxy:
         for name, source, sink in (("requests", reader, server_writer), ("replies", server_reader, writer)):
             flow = _Flow(name, source, sink, self)
             self._flows.add(flow)
-            flow.task.add_done_callback(lambda _, flow=flow: self._flows.discard(flow))
+            flow.task.add_done_callback(partial(self._forget, flow))
         return None
+
+    def _forget(self, flow: _Flow, _task: asyncio.Task[None]) -> None:
+        self._flows.discard(flow)
 
     async def _due(self, name: str, arrived: float) -> None:
         """Until what arrived then may go on."""

@@ -40,6 +40,7 @@ class Recorder:
 
     async def wait_for_many(self, count: int, type_: type[E], *, timeout: float = 10, **filters: Any) -> list[E]:
         """The first ``count`` matching events."""
+        found: list[E] = []
         try:
             async with asyncio.timeout(timeout):
                 while len(found := self.all(type_, **filters)) < count:

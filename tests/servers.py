@@ -174,11 +174,10 @@ class Server:
 
     def reset(self) -> None:
         """As new, but for changed options: no keys, no scripts, no connections."""
-        pipeline = self._raw.pipeline(transaction=False)
-        pipeline.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        pipeline.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        pipeline.flushall().script_flush()
-        pipeline.execute()
+        self._raw.client_kill_filter(_type="normal", skipme=True)
+        self._raw.client_kill_filter(_type="pubsub")
+        self._raw.flushall()
+        self._raw.script_flush()
 
     def destroy(self) -> None:
         """Kill it if it runs, and remove its directory."""

@@ -6,17 +6,15 @@ import asyncio
 import inspect
 import os
 import select
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
+from typing import Any
 
 PAUSE_S = 0.005
 
 
-async def until(predicate: Callable[[], T | Awaitable[T]], timeout: float = 10, *, what: str = "") -> T:
+async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: str = "") -> Any:
     """Ask ``predicate``, plain or async, until it answers something true, and return that."""
-    value: T | None = None
+    value: Any = None
     try:
         async with asyncio.timeout(timeout):
             while True:
