@@ -1,0 +1,332 @@
+"""Names and shapes of chat state, and how both services read it. Handlers and the node's scripts write it.
+
+Of a room:  ``settings`` hash (title, state, slow_mode_s, opened_at; there from room.open on) ·
+            ``muted:<user>`` ``banned:<user>`` sanction records, gone when they end · ``kicked:<user>`` ms, 1 h ·
+            ``deleted`` JSON message id → by · ``present`` zset of presence members · ``present:version`` counter ·
+            ``said:<user>`` slow mode · ``nonce:<user>:<nonce>`` the answer to a say, 10 min
+Of a user:  ``sanctions`` JSON kind → record · ``sessions`` zset of session members · ``session:rooms`` hash session →
+            JSON list · ``kicked_at`` ms, 1 h · ``warned`` the last warning, 1 h
+Of a shard: ``rooms`` zset room → opened_at · ``sanctions`` zset of index members, score ``until``: an index, the
+            truth is the record
+Scores of the two zsets of people are server ms of the last sign of life. All times are ms since the epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, Protocol
+
+import orjson
+
+from bridge.channels import Channel, Channels
+from bridge.chat.events import message_id
+from bridge.connection import Redis
+from bridge.envelope import Publication
+from bridge.keys import Keys
+from bridge.shards import shard_of
+
+STALE_MS: Final = 30_000  # someone not refreshed for so long is gone; nodes refresh every 10 s
+KICK_SECONDS: Final = 3600  # how long kicks and warnings leave a trace for nodes that missed the event
+
+SanctionType = Literal["mute", "ban"]
+RoomState = Literal["open", "frozen", "closed"]
+
+
+class ChatStore(Protocol):
+    """What reading needs; a ``bridge.client.Bridge`` has it."""
+
+    @property
+    def redis(self) -> Redis: ...
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def channels(self) -> Channels: ...
+    @property
+    def shards(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sanction:
+    """A mute or ban, of one room or (``room`` None) everywhere."""
+
+    kind: SanctionType
+    user: str
+    room: str | None
+    since: int
+    until: int | None  # None = without end
+    reason: str | None
+    by: str
+    command_id: str
+    shadow: bool = False  # the user is not to notice
+
+    def record(self) -> dict[str, Any]:
+        """How it is stored; the key says the rest."""
+        return {
+            "since": self.since,
+            "until": self.until,
+            "reason": self.reason,
+            "by": self.by,
+            "command_id": self.command_id,
+            "shadow": self.shadow,
+        }
+
+    def holds(self, now: int) -> bool:
+        return self.until is None or self.until > now
+
+
+@dataclass(frozen=True, slots=True)
+class RoomInfo:
+    """A room's settings, as ``room.open`` and its like left them."""
+
+    id: str
+    title: str
+    state: RoomState
+    slow_mode_s: int
+    opened_at: int
+    members: int = 0  # different users present
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One session in one room."""
+
+    user: str
+    name: str
+    node: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One connection of a user."""
+
+    session: str
+    node: str
+    connected_at: int
+    name: str
+    rooms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """A message or kept notice; a deleted one has no text any more."""
+
+    message_id: str
+    offset: int
+    kind: Literal["message", "notice"]
+    user: str | None  # None for notices
+    name: str | None
+    text: str | None
+    level: str | None  # of notices
+    ts: int
+    deleted_by: str | None = None
+
+
+def room(id: str) -> str:
+    return f"room:{id}"
+
+
+def user(id: str) -> str:
+    return f"user:{id}"
+
+
+def restriction(kind: SanctionType, user_id: str) -> str:
+    """Name of a room's state that holds a member's mute or ban."""
+    return f"{'muted' if kind == 'mute' else 'banned'}:{user_id}"
+
+
+def index_member(kind: SanctionType, user_id: str, room_id: str | None) -> str:
+    return f"user:{user_id}|{kind}" if room_id is None else f"room:{room_id}|{kind}|{user_id}"
+
+
+def sanction_from(kind: SanctionType, user_id: str, room_id: str | None, record: Mapping[str, Any]) -> Sanction:
+    return Sanction(
+        kind,
+        user_id,
+        room_id,
+        since=record["since"],
+        until=record["until"],
+        reason=record["reason"],
+        by=record["by"],
+        command_id=record["command_id"],
+        shadow=record["shadow"],
+    )
+
+
+def user_sanctions_from(user_id: str, raw: bytes | str | None, now: int) -> dict[SanctionType, Sanction]:
+    """A user's ``sanctions``, those that hold at ``now``."""
+    records: dict[SanctionType, dict[str, Any]] = orjson.loads(raw) if raw else {}
+    found = {kind: sanction_from(kind, user_id, None, record) for kind, record in records.items()}
+    return {kind: sanction for kind, sanction in found.items() if sanction.holds(now)}
+
+
+def room_sanction_from(kind: SanctionType, user_id: str, room_id: str, raw: bytes | str | None) -> Sanction | None:
+    return sanction_from(kind, user_id, room_id, orjson.loads(raw)) if raw else None
+
+
+def deleted_from(raw: bytes | str | None) -> dict[str, str]:
+    """Message id → who deleted it."""
+    return orjson.loads(raw) if raw else {}
+
+
+def room_from(id: str, settings: Mapping[str, str]) -> RoomInfo | None:
+    """A room from its ``settings``; None if there is no such room."""
+    if not settings:
+        return None
+    state: Any = settings["state"]
+    return RoomInfo(id, settings["title"], state, int(settings["slow_mode_s"]), int(settings["opened_at"]))
+
+
+def member_from(raw: bytes) -> Member:
+    return Member(*orjson.loads(raw))
+
+
+def history_item(publication: Publication, deleted: Mapping[str, str]) -> HistoryItem | None:
+    """What history shows of a publication; None for what is no message and no notice."""
+    data, id = publication.data, message_id(publication.epoch, publication.offset)
+    by = deleted.get(id)
+    text = None if by else data.get("text")
+    match publication.type:
+        case "message":
+            return HistoryItem(
+                id, publication.offset, "message", data["user"], data["name"], text, None, publication.at, by
+            )
+        case "notice":
+            return HistoryItem(id, publication.offset, "notice", None, None, text, data["level"], publication.at, by)
+        case _:
+            return None
+
+
+async def read_room(store: ChatStore, id: str) -> RoomInfo | None:
+    """A room with its number of members; None if there is no such room."""
+    found = await _read_rooms(store, [id])
+    return found[0] if found else None
+
+
+async def list_rooms(store: ChatStore, *, after: str = "", limit: int = 100) -> list[RoomInfo]:
+    """Rooms in order of their ids, those that follow ``after``."""
+    indexes = await asyncio.gather(
+        *(store.redis.call("ZRANGE", store.keys.shared(shard, "rooms"), 0, -1) for shard in range(store.shards))
+    )
+    ids = sorted(id.decode() for index in indexes for id in index)
+    following = [id for id in ids if id > after]
+    return await _read_rooms(store, following[:limit])
+
+
+async def read_members(store: ChatStore, room_id: str) -> list[Member]:
+    """Sessions present in a room, by user."""
+    now = await server_ms(store)
+    raw = await store.redis.call("ZRANGEBYSCORE", _key(store, room(room_id), "present"), now - STALE_MS, "+inf")
+    return sorted(map(member_from, raw), key=lambda m: (m.user, m.session))
+
+
+async def read_history(
+    store: ChatStore, room_id: str, *, before: int | None = None, limit: int = 50
+) -> list[HistoryItem]:
+    """Up to ``limit`` messages and notices with offsets below ``before``, newest first; deleted ones without text."""
+    deleted = deleted_from(await store.redis.call("GET", _key(store, room(room_id), "deleted")))
+    shown: list[HistoryItem] = []
+    for publication in reversed(await read_log(store, room_id, before=before, limit=limit)):
+        item = history_item(publication, deleted)
+        if item is not None:
+            shown.append(item)
+    return shown
+
+
+async def read_log(store: ChatStore, room_id: str, *, before: int | None = None, limit: int = 50) -> list[Publication]:
+    """The newest ``limit`` messages and notices before an offset, oldest first."""
+    channel = Channel.of_subject(room(room_id), store.shards)
+    found: list[Publication] = []
+    while len(found) < limit:
+        page = await store.channels.log(channel, before=before, limit=max(limit, 50))
+        found = [p for p in page if p.type in ("message", "notice")] + found
+        if not page or page[0].offset <= 1:
+            break
+        before = page[0].offset
+    return found[-limit:]
+
+
+async def read_user_sanctions(store: ChatStore, user_id: str) -> list[Sanction]:
+    """Everything that holds against a user, everywhere first, then by room."""
+    return [s for s in await list_sanctions(store) if s.user == user_id]
+
+
+async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
+    """Mutes and bans of one room."""
+    now, shard = await server_ms(store), shard_of(room(room_id), store.shards)
+    index = await store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
+    mine = [m for m in (raw.decode() for raw in index) if m.startswith(f"room:{room_id}|")]
+    return await _read_sanctions(store, mine, now)
+
+
+async def list_sanctions(store: ChatStore) -> list[Sanction]:
+    """Every mute and ban that holds now, those without a room first, then by room and user."""
+    now = await server_ms(store)
+    indexes = await asyncio.gather(
+        *(
+            store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
+            for shard in range(store.shards)
+        )
+    )
+    found = await _read_sanctions(store, [raw.decode() for index in indexes for raw in index], now)
+    return sorted(found, key=lambda s: (s.room or "", s.user, s.kind))
+
+
+async def read_sessions(store: ChatStore, user_id: str) -> list[SessionInfo]:
+    """A user's connections, oldest first."""
+    now = await server_ms(store)
+    subject = user(user_id)
+    raw, rooms = await asyncio.gather(
+        store.redis.call("ZRANGEBYSCORE", _key(store, subject, "sessions"), now - STALE_MS, "+inf"),
+        store.redis.call("HGETALL", _key(store, subject, "session:rooms")),
+    )
+    sessions = [SessionInfo(*orjson.loads(member)) for member in raw]
+    found = [replace(s, rooms=tuple(orjson.loads(rooms.get(s.session.encode(), b"[]")))) for s in sessions]
+    return sorted(found, key=lambda s: (s.connected_at, s.session))
+
+
+async def server_ms(store: ChatStore) -> int:
+    """The server's clock."""
+    seconds, micros = await store.redis.call("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+async def _read_rooms(store: ChatStore, ids: Sequence[str]) -> list[RoomInfo]:
+    now = await server_ms(store)
+    settings = asyncio.gather(*(store.redis.call("HGETALL", _key(store, room(id), "settings")) for id in ids))
+    present = asyncio.gather(
+        *(store.redis.call("ZRANGEBYSCORE", _key(store, room(id), "present"), now - STALE_MS, "+inf") for id in ids)
+    )
+    found: list[RoomInfo] = []
+    for id, raw, sessions in zip(ids, await settings, await present, strict=True):
+        info = room_from(id, {name.decode(): value.decode() for name, value in raw.items()})
+        if info is not None:
+            found.append(replace(info, members=len({member_from(m).user for m in sessions})))
+    return found
+
+
+async def _read_sanctions(store: ChatStore, members: Iterable[str], now: int) -> list[Sanction]:
+    """The records behind index members; what ended or was lifted meanwhile is left out."""
+    parsed = [member.split("|") for member in members]
+    keys = [
+        _key(store, subject, "sanctions" if not rest else restriction(_kind(kind), rest[0]))
+        for subject, kind, *rest in parsed
+    ]
+    records = await asyncio.gather(*(store.redis.call("GET", key) for key in keys))
+    found: list[Sanction] = []
+    for (subject, kind_text, *rest), raw in zip(parsed, records, strict=True):
+        kind, id = _kind(kind_text), subject.partition(":")[2]
+        sanction = room_sanction_from(kind, rest[0], id, raw) if rest else user_sanctions_from(id, raw, now).get(kind)
+        if sanction is not None and sanction.holds(now):
+            found.append(sanction)
+    return found
+
+
+def _kind(text: str) -> SanctionType:
+    return "mute" if text == "mute" else "ban"
+
+
+def _key(store: ChatStore, subject: str, name: str) -> str:
+    return store.keys.state(shard_of(subject, store.shards), subject, name)
