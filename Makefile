@@ -36,8 +36,8 @@ bench: $(STAMP) ## the figures, each beside its baseline
 	$(BIN)/python -m bench $(ARGS)
 
 lock: $(STAMP) ## resolve the dependencies again and write requirements.lock
-	$(FIND_UV); [ -n "$$uv" ] || { \
-	  $(FIND_PYTHON); "$$python" -m pip install --quiet --upgrade --target .venv/uv uv && uv=.venv/uv/bin/uv; }; \
+	@$(FIND_UV); [ -n "$$uv" ] || { \
+	  $(FIND_PYTHON); "$$python" -m pip install -qq --upgrade --target .venv/uv uv && uv=.venv/uv/bin/uv; }; \
 	"$$uv" lock --quiet $(ARGS) && \
 	"$$uv" export --quiet --format requirements.txt --all-extras --no-emit-project --no-header > requirements.lock
 
