@@ -1,0 +1,97 @@
+"""The ``backoffice`` command: serve until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import orjson
+import structlog
+
+from backoffice.app import make_app
+from backoffice.config import BackofficeSettings
+from backoffice.listening import listening
+from bridge.config import BridgeSettings, load
+from bridge.errors import BridgeError, Misconfigured
+from bridge.registry import load_plugins
+
+try:
+    from uvloop import new_event_loop
+except ImportError:
+    new_event_loop = asyncio.new_event_loop
+
+log = structlog.get_logger("backoffice")
+
+
+def main() -> None:
+    """Exit status 0 after a clean stop, 1 where it could not serve, 2 for settings that cannot be used."""
+    parser = argparse.ArgumentParser("backoffice", description="REST API of the chat; settings come from BACKOFFICE_* "
+                                     "and BRIDGE_* variables.")  # fmt: skip
+    parser.add_argument("--ready-file", type=Path, help="written, as JSON, once it serves")
+    options = parser.parse_args()
+    _log_to_stderr()
+    try:
+        settings, bridge = load(BackofficeSettings), load(BridgeSettings)
+        load_plugins(bridge.plugins)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(serve(settings, bridge, options.ready_file))
+    except Misconfigured as error:
+        _end(str(error), 2)
+    except (BridgeError, OSError) as error:
+        _end(f"cannot serve: {error}", 1)
+
+
+async def serve(settings: BackofficeSettings, bridge: BridgeSettings, ready_file: Path | None = None) -> None:
+    """Serve until a signal says to stop; the address goes to standard output and the ready file as JSON."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with listening(make_app(settings, bridge), settings.host, settings.port) as url:
+        if not _is_loopback(settings.host):
+            log.warning("tokens travel in plain HTTP beyond this machine: put a TLS proxy in front", url=url)
+        _announce(orjson.dumps({"url": url, "pid": os.getpid()}).decode(), ready_file)
+        await stop.wait()
+
+
+def _announce(line: str, ready_file: Path | None) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+    if ready_file is not None:
+        unfinished = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+        unfinished.write_text(line)
+        unfinished.replace(ready_file)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _end(why: str, status: int) -> None:
+    sys.stderr.write(f"backoffice: {why}\n")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

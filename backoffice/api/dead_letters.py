@@ -1,0 +1,194 @@
+"""Dead letters: commands that could not be handled. Looked at, sent again, or thrown away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from aiohttp import web
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from backoffice.intake import Body, NoQuery, Query
+from backoffice.operators import Role
+from backoffice.paging import Paged, page
+from backoffice.problems import not_found
+from backoffice.routes import Call, ListOf, Route, reply
+from backoffice.times import time_of
+from bridge.dead_letters import BulkResult, DeadLetter
+from bridge.envelope import COMMAND_ID, MAX_REASON_CHARS
+
+MAX_BULK = 1000
+BULK_SECONDS = 10.0  # for the whole of a bulk call; each step of it has the connection's own deadline
+
+CauseCode = Literal[
+    "undecodable", "unknown_version", "unknown_type", "too_large", "attempts_used_up", "killed_its_node", "timed_out",
+    "effects_failed", "superseded",
+]  # fmt: skip
+CommandId = Annotated[str, Field(pattern=r"^\d{1,5}-\d{1,16}-\d{1,20}$")]
+
+
+class Filter(Body):
+    """Which dead letters; one without fields means all that were not sent again."""
+
+    shard: Annotated[int, Field(ge=0, le=1023)] | None = None
+    type: Annotated[str, Field(max_length=64)] | None = None
+    subject: Annotated[str, Field(max_length=97)] | None = None
+    code: CauseCode | None = None
+
+
+class DiscardIn(Body):
+    """Which dead letters to throw away, and why."""
+
+    ids: Annotated[list[CommandId], Field(min_length=1, max_length=MAX_BULK)] | None = None
+    filter: Filter | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise PydanticCustomError("ids_or_filter", "give ids, or filter")
+        return self
+
+
+class RequeueIn(DiscardIn):
+    """Which dead letters to send again as new commands, and why."""
+
+    payload: Annotated[dict[str, Any], Field(description="replaces the command's own; only with one id")] | None = None
+
+    @model_validator(mode="after")
+    def _payload_of_one(self) -> Self:
+        if self.payload is not None and (self.ids is None or len(self.ids) != 1):
+            raise PydanticCustomError("payload_of_one", "a payload goes with exactly one id")
+        return self
+
+
+class DeadQuery(Paged):
+    """Which dead letters."""
+
+    shard: int | None = Field(None, ge=0, le=1023)
+    type: str | None = Field(None, max_length=64)
+    subject: str | None = Field(None, max_length=97)
+    code: CauseCode | None = None
+    requeued: bool = Field(False, description="those that were sent again, instead of those that were not")
+
+
+class DryRun(Query):
+    """Whether to do it."""
+
+    dry_run: bool = Field(False, description="only say what would be done")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    code: CauseCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterView:
+    """A command that could not be handled; what could not be read of it is null, and ``raw`` has it as it came."""
+
+    id: str
+    type: str | None
+    subject: str | None
+    payload: Any
+    raw: dict[str, str]  # field → base64
+    cause: Cause
+    attempts: int
+    node: str | None
+    at: datetime
+    requeued_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    id: str
+    new_id: str | None  # of the command that repeats it; null when it was discarded, or would be
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    id: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkAnswer:
+    """What was done with each of the dead letters that matched."""
+
+    matched: int
+    done: list[Moved]
+    skipped: list[Skipped]
+    dry_run: bool
+
+
+async def listing(call: Call[DeadQuery, None]) -> web.Response:
+    """Dead letters, newest first."""
+    found = await call.bridge.dead.page(**call.query.model_dump())
+    return reply(page([_view(letter) for letter in found.items], found.next_cursor))
+
+
+async def show(call: Call[NoQuery, None]) -> web.Response:
+    """One dead letter, by its command's id."""
+    id = call.part("id")
+    letter = await call.bridge.dead.get(id) if COMMAND_ID.fullmatch(id) else None
+    if letter is None:
+        raise not_found(f"dead letter {id!r}")
+    return reply(_view(letter))
+
+
+async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
+    """Send dead letters again, as new commands; a second time does nothing."""
+    wanted, dry_run = call.body, call.query.dry_run
+    result = await call.bridge.dead.requeue(
+        await _ids(call, wanted), by=call.caller.name, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run
+    )
+    return reply(_answer(result, dry_run=dry_run))
+
+
+async def discard(call: Call[DryRun, DiscardIn]) -> web.Response:
+    """Throw dead letters away for good."""
+    dry_run = call.query.dry_run
+    result = await call.bridge.dead.discard(await _ids(call, call.body), dry_run=dry_run)
+    return reply(_answer(result, dry_run=dry_run))
+
+
+async def _ids(call: Call[DryRun, Any], wanted: DiscardIn) -> list[str]:
+    if wanted.ids is not None:
+        return list(dict.fromkeys(wanted.ids))
+    assert wanted.filter is not None
+    found = await call.bridge.dead.page(limit=MAX_BULK, **wanted.filter.model_dump())
+    return [letter.id for letter in found.items]
+
+
+def _answer(result: BulkResult, *, dry_run: bool) -> BulkAnswer:
+    done = [Moved(id, new_id) for id, new_id in result.done]
+    return BulkAnswer(result.matched, done, [Skipped(id, code) for id, code in result.skipped], dry_run)
+
+
+def _view(letter: DeadLetter) -> DeadLetterView:
+    code: Any = letter.cause_code
+    return DeadLetterView(
+        letter.id,
+        letter.type,
+        letter.subject,
+        letter.payload,
+        letter.raw,
+        Cause(code, letter.cause_message),
+        letter.attempts,
+        letter.node,
+        time_of(letter.at),
+        letter.requeued_as,
+    )
+
+
+ROUTES = (
+    Route("GET", "/dead", listing, Role.VIEWER, {200: ListOf(DeadLetterView)}, query=DeadQuery),
+    Route("GET", "/dead/{id}", show, Role.VIEWER, {200: DeadLetterView}, problems=("not_found",)),
+    Route("POST", "/dead/requeue", requeue, Role.OPERATOR, {200: BulkAnswer}, query=DryRun, body=RequeueIn,
+          deadline_s=BULK_SECONDS),
+    Route("POST", "/dead/discard", discard, Role.OPERATOR, {200: BulkAnswer}, query=DryRun, body=DiscardIn,
+          deadline_s=BULK_SECONDS),
+)  # fmt: skip

@@ -1,0 +1,73 @@
+"""The composition root: settings in, an application out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from backoffice import openapi
+from backoffice.api import (
+    broadcasts,
+    chat_token,
+    commands,
+    dead_letters,
+    health,
+    home,
+    nodes,
+    rooms,
+    sanctions,
+    shards,
+    users,
+)
+from backoffice.config import BackofficeSettings
+from backoffice.metrics import METRICS, Metrics
+from backoffice.routes import BRIDGE, PREFIX, STOPPING, TOKENS, Route, bind
+from bridge.client import Bridge
+from bridge.config import BridgeSettings
+from bridge.registry import Registry, default
+from bridge.telemetry import Telemetry
+
+RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions)
+
+
+def make_app(
+    settings: BackofficeSettings,
+    bridge: BridgeSettings,
+    *,
+    registry: Registry = default,
+    telemetry: Telemetry | None = None,
+) -> web.Application:
+    """An application that connects to Redis when it starts. Importing this registers the chat vocabulary."""
+    app = web.Application()
+    app[TOKENS], app[METRICS], app[STOPPING] = settings.tokens, Metrics(), asyncio.Event()
+    described = routes(settings)
+    for route in (*described, openapi.route(described, registry)):
+        if route.method == "GET":
+            app.router.add_get(PREFIX + route.path, bind(route))  # takes HEAD as well
+        else:
+            app.router.add_route(route.method, PREFIX + route.path, bind(route))
+    health.add_to(app)
+    home.add_to(app)
+
+    async def connected(app: web.Application) -> AsyncIterator[None]:
+        events = telemetry or Telemetry()
+        events.listen(app[METRICS].listen, inline=True)
+        async with Bridge.connect(bridge, registry=registry, telemetry=events) as app[BRIDGE]:
+            yield
+
+    async def stop(app: web.Application) -> None:
+        app[STOPPING].set()
+
+    app.cleanup_ctx.append(connected)
+    app.on_shutdown.append(stop)
+    return app
+
+
+def routes(settings: BackofficeSettings) -> tuple[Route, ...]:
+    """Every route below /api/v1 but the document that describes them."""
+    found = [route for resource in RESOURCES for route in resource.ROUTES]
+    if settings.demo_chat_key is not None:
+        found += chat_token.routes(settings.demo_chat_key.get_secret_value())
+    return tuple(found)

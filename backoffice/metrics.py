@@ -1,0 +1,48 @@
+"""What the back office counts, for Prometheus. No label has an unbounded set of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from bridge.telemetry import Connected, Disconnected
+
+
+class Metrics:
+    """One set for each service in the process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Counter("backoffice_requests", "Requests answered", ("method", "route", "status"),
+                                 registry=self.registry)  # fmt: skip
+        self._seconds = Histogram("backoffice_request_seconds", "Time until the answer was ready", ("method", "route"),
+                                  registry=self.registry)  # fmt: skip
+        self._redis = Gauge("backoffice_redis_connected", "1 while Redis is connected", registry=self.registry)
+        self._lost = Counter("backoffice_redis_disconnects", "Lost connections to Redis", registry=self.registry)
+        # Looking labels up costs more than counting: one request in many has a new combination.
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count an answer; ``route`` is method and path as registered, or "none" for what no route took."""
+        known = self._known.get((route, status))
+        if known is None:
+            method, _, path = route.rpartition(" ")
+            known = self._requests.labels(method, path, str(status)), self._seconds.labels(method, path)
+            self._known[route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
+
+    def listen(self, event: Any) -> None:
+        """A listener of the bridge's telemetry."""
+        match event:
+            case Connected():
+                self._redis.set(1)
+            case Disconnected():
+                self._redis.set(0)
+                self._lost.inc()
+
+
+METRICS = web.AppKey("metrics", Metrics)
