@@ -1,0 +1,74 @@
+"""Publish on channels and read their logs. Receiving is `subscriptions`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+
+from bridge.config import BridgeSettings
+from bridge.connection import Redis
+from bridge.envelope import Position, Publication, decode_publication
+from bridge.keys import Keys
+from bridge.scripts import script
+from bridge.shard_stream import log_length
+from bridge.shards import shard_of
+
+CONTROL = "control"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A broadcast stream: of one subject (its name is the subject's), or of a whole shard (``control``)."""
+
+    shard: int
+    name: str
+
+    @classmethod
+    def of_subject(cls, subject: str, shards: int) -> Self:
+        return cls(shard_of(subject, shards), subject)
+
+    @classmethod
+    def control(cls, shard: int) -> Self:
+        return cls(shard, CONTROL)
+
+
+class Channels:
+    """The publishing and reading side of every channel."""
+
+    def __init__(self, redis: Redis, keys: Keys, settings: BridgeSettings) -> None:
+        self._redis, self._keys, self._settings = redis, keys, settings
+
+    async def publish(self, channel: Channel, type: str, data: Mapping[str, Any]) -> Position:
+        """Append to the log and send, in one script. Raises Unreachable, ServerFull."""
+        epoch, offset = await self._redis.run(
+            script("broadcast"),
+            (self._keys.channel(channel.shard, channel.name), self._keys.log(channel.shard, channel.name)),
+            (log_length(channel.name, self._settings), secrets.token_hex(8), channel.name, type, orjson.dumps(data)),
+        )
+        return Position(epoch.decode(), int(offset))
+
+    async def position(self, channel: Channel) -> Position | None:
+        """The last publication's place; None: there was none."""
+        epoch, offset = await self._redis.call(
+            "HMGET", self._keys.channel(channel.shard, channel.name), "epoch", "offset"
+        )
+        return None if epoch is None else Position(epoch.decode(), int(offset))
+
+    async def log(
+        self, channel: Channel, *, after: int = 0, before: int | None = None, limit: int | None = None
+    ) -> list[Publication]:
+        """Kept publications with offsets between ``after`` and ``before`` (both exclusive), oldest first.
+
+        With ``limit`` the newest ones of these. What the cap dropped is not there: compare offsets.
+        """
+        key = self._keys.log(channel.shard, channel.name)
+        last = "+" if before is None else f"({before}-0"
+        if before is not None and before <= after + 1:
+            return []
+        count = () if limit is None else ("COUNT", limit)
+        rows = await self._redis.call("XREVRANGE", key, last, f"({after}-0", *count)
+        return [decode_publication(fields[1]) for _, fields in reversed(rows)]

@@ -1,0 +1,245 @@
+"""The ``Bridge``: all that most users import."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from bridge import self_check
+from bridge.channels import Channel, Channels
+from bridge.config import BridgeSettings
+from bridge.connection import Redis
+from bridge.dead_letters import DeadLetters
+from bridge.embedded import EmbeddedServer
+from bridge.envelope import Outcome, Position, Publication, decode_publication
+from bridge.errors import Invalid, NotFound
+from bridge.inspector import Inspector, NodeInfo, PendingEntry, ShardInfo, state_reader
+from bridge.keys import Keys
+from bridge.node import SCRIPTS as NODE_SCRIPTS
+from bridge.node import Node, Stats
+from bridge.outcomes import Outcomes
+from bridge.publisher import Publisher, Receipt
+from bridge.registry import Registry, default
+from bridge.scripts import script
+from bridge.shard_stream import SCRIPTS as STREAM_SCRIPTS
+from bridge.shard_stream import ShardStream
+from bridge.shards import shard_of
+from bridge.subscriptions import Subscriptions
+from bridge.telemetry import Telemetry
+
+_SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"))
+_SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
+
+
+class Bridge:
+    """Commands, outcomes, broadcasts and nodes of one namespace, over one shared connection.
+
+    Made by ``connect``; everything raises Unreachable while Redis is away and works again by itself.
+    """
+
+    def __init__(
+        self,
+        settings: BridgeSettings,
+        redis: Redis,
+        subscriptions: Subscriptions,
+        registry: Registry,
+        telemetry: Telemetry,
+    ) -> None:
+        self.settings, self.redis, self.subscriptions = settings, redis, subscriptions
+        self.registry, self.telemetry = registry, telemetry
+        self.shards = settings.shards
+        self.keys = Keys(settings.namespace)
+        self.channels = Channels(redis, self.keys, settings)
+        self.inspector = Inspector(redis, self.keys, self.shards, dead_after_s=settings.lease_seconds)
+        self.streams = [ShardStream(redis, self.keys, shard, settings) for shard in range(self.shards)]
+        self.outcomes = Outcomes(self.inspector, self.keys, self.shards, subscriptions)
+        self.publisher = Publisher(self.streams, registry, self.inspector, settings)
+        self.dead = DeadLetters(redis, self.keys, self.streams, registry)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls,
+        where: str | BridgeSettings,
+        *,
+        registry: Registry = default,
+        telemetry: Telemetry | None = None,
+        timeout: float = 1.0,
+        **settings: Any,
+    ) -> AsyncIterator[Self]:
+        """Connect by URL (further settings by name) or by settings; checks the server first.
+
+        ``timeout``: seconds after which a call that Redis does not answer raises Unreachable.
+        Raises Misconfigured with the remedy, Unreachable.
+        """
+        config = where if isinstance(where, BridgeSettings) else BridgeSettings(redis_url=where, **settings)
+        telemetry = telemetry or Telemetry()
+        async with contextlib.AsyncExitStack() as stack:
+            url = await _server_url(config.redis_url.get_secret_value(), stack)
+            redis = await Redis.connect(url, telemetry=telemetry, timeout=timeout, scripts=_SCRIPTS)
+            stack.push_async_callback(redis.close)
+            await self_check.check_server(redis, config)
+            await self_check.check_meta(redis, Keys(config.namespace), config)
+            subscriptions = Subscriptions(url, telemetry=telemetry, timeout=timeout)
+            receiving = asyncio.create_task(subscriptions.run(), name="subscriptions")
+            stack.push_async_callback(_end, receiving)
+            bridge = cls(config, redis, subscriptions, registry, telemetry)
+            stack.push_async_callback(bridge.outcomes.close)
+            yield bridge
+
+    def shard_of(self, subject: str) -> int:
+        return shard_of(subject, self.shards)
+
+    async def publish(
+        self,
+        type: str,
+        subject: str,
+        payload: Mapping[str, Any],
+        *,
+        by: str,
+        idempotency_key: str | None = None,
+        reason: str | None = None,
+        expires_in: float | None = None,
+    ) -> Receipt:
+        """Accept one command; see ``Publisher.publish``."""
+        return await self.publisher.publish(
+            type, subject, payload, by=by, idempotency_key=idempotency_key, reason=reason, expires_in=expires_in
+        )
+
+    async def outcome(self, id: str, *, wait: float = 0) -> Outcome | None:
+        """Where a command stands; see ``Outcomes.get``."""
+        return await self.outcomes.get(id, wait=wait)
+
+    async def cancel(self, id: str, *, by: str) -> Outcome:
+        """End a command that no node has read yet. Raises NotFound, Conflict."""
+        await self.publisher.cancel(id, by=by)
+        outcome = await self.outcomes.get(id)
+        if outcome is None:
+            raise NotFound(f"no command {id}")
+        return outcome
+
+    async def broadcast(self, type: str, scope: str, payload: Mapping[str, Any]) -> tuple[str, Position]:
+        """Tell ``all`` nodes, or those with members in ``room:ID``; the channel's name and the publication's place."""
+        if scope == "all":
+            channel, data = Channel.control(0), dict(payload)
+        elif scope.startswith("room:"):
+            channel, data = Channel.control(self.shard_of(scope)), {**payload, "room": scope.removeprefix("room:")}
+        else:
+            raise Invalid(f"scope {scope!r}: write all or room:ID", path="/scope")
+        return channel.name, await self.channels.publish(channel, type, data)
+
+    async def subscribe(self, channel: str, since: Position | None = None) -> AsyncIterator[Publication]:
+        """A subject's publications in order, each once: from ``since`` on (None = from now), then as they come.
+
+        The log is the truth and pub/sub the wake-up, so a dropped connection loses nothing that the log still
+        has. Where it lacks something, or the channel's history was lost, offsets jump or the epoch changes.
+        """
+        place = Channel.of_subject(channel, self.shards)
+        queue: asyncio.Queue[Publication | None] = asyncio.Queue(_SUBSCRIBER_QUEUE)
+
+        def put(publication: Publication | None) -> None:
+            if queue.full():
+                queue.get_nowait()  # a jump follows, which is filled from the log
+            queue.put_nowait(publication)
+
+        subscription = await self.subscriptions.subscribe(
+            self.keys.channel(place.shard, place.name),
+            lambda message: put(decode_publication(message)),
+            on_gap=lambda: put(None),
+        )
+        try:
+            at = since or await self.channels.position(place)
+            last = at.offset if at is not None else 0
+            put(None)
+            while True:
+                publication = await queue.get()
+                missed = [publication] if publication is not None else []
+                if publication is None or publication.offset > last + 1:
+                    missed = await self.channels.log(place, after=last)
+                elif publication.offset <= last and at is not None and publication.epoch == at.epoch:
+                    continue
+                for each in missed:
+                    last, at = each.offset, Position(each.epoch, each.offset)
+                    yield each
+        finally:
+            self.subscriptions.unsubscribe(subscription)
+
+    async def nodes(self) -> list[NodeInfo]:
+        """Every node that was heard of within the last hour, by name."""
+        return await self.inspector.nodes()
+
+    async def shard_infos(self) -> list[ShardInfo]:
+        return await self.inspector.shards()
+
+    async def pending(self, shard: int, limit: int = 100) -> list[PendingEntry]:
+        """What a shard's holder has read and not ended, oldest first. Raises NotFound."""
+        if not 0 <= shard < self.shards:
+            raise NotFound(f"no shard {shard}: there are {self.shards}")
+        return await self.inspector.pending(shard, limit)
+
+    async def drain(self, node: str, on: bool, *, by: str = "operator") -> None:
+        """Ask a node to hand its shards and clients over, or to take part again. Raises NotFound."""
+        if node not in {info.name for info in await self.inspector.nodes(with_lag=False)}:
+            raise NotFound(f"no node {node!r}")
+        if on:
+            await self.redis.call("HSET", self.keys.draining, node, by)
+        else:
+            await self.redis.call("HDEL", self.keys.draining, node)
+        await self.redis.call("SPUBLISH", self.keys.node_channel(node), "look")
+
+    async def serve(
+        self,
+        node: str,
+        *,
+        url: str = "",
+        stats: Stats = dict,
+        draining: asyncio.Event | None = None,
+        drain_s: float = 20.0,
+    ) -> None:
+        """Join the group as ``node`` and handle commands until cancelled; then drain, settle and hand over.
+
+        ``stats`` tells sessions and rooms for the lists; ``draining`` is set while operators ask this node to drain.
+        Raises NameTaken where a live node has the name.
+        """
+        stopping = asyncio.Event()
+        member = Node(
+            node,
+            url=url,
+            redis=self.redis,
+            keys=self.keys,
+            streams=self.streams,
+            subscriptions=self.subscriptions,
+            registry=self.registry,
+            reader=state_reader(self.redis, self.keys, self.channels, self.shards),
+            settings=self.settings,
+            telemetry=self.telemetry,
+            stats=stats,
+            draining=draining or asyncio.Event(),
+        )
+        life = asyncio.create_task(member.run(stopping, drain_s=drain_s), name=f"node-{node}")
+        try:
+            await asyncio.shield(life)
+        except asyncio.CancelledError:
+            stopping.set()
+            await asyncio.wait((life,))
+            raise
+
+    async def ping(self) -> None:
+        """Raises Unreachable."""
+        await self.redis.call("PING")
+
+
+async def _server_url(url: str, stack: contextlib.AsyncExitStack) -> str:
+    if not url.startswith("embedded://"):
+        return url
+    server = await EmbeddedServer.start(Path(url.removeprefix("embedded://")))
+    stack.push_async_callback(server.stop)
+    return server.url
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

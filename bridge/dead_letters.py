@@ -1,0 +1,297 @@
+"""Commands that could not be handled: page through them, put them back, or discard them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import heapq
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from bridge.connection import Redis
+from bridge.envelope import check_subject, shard_of_id
+from bridge.errors import Invalid, Overloaded, UnknownType
+from bridge.keys import Keys
+from bridge.registry import Registry
+from bridge.shard_stream import ShardStream
+
+CODES = ("undecodable", "unknown_version", "unknown_type", "too_large", "attempts_used_up", "killed_its_node",
+         "timed_out", "effects_failed", "superseded")  # fmt: skip
+MOST_A_CALL = 1000
+_CHUNK = 50
+_NOT_REPEATED = frozenset({b"id", b"origin", b"by", b"at", b"idem", b"expires", b"reason"})
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An entry as it came, and why it could not be handled."""
+
+    id: str  # the command's
+    type: str | None
+    subject: str | None
+    payload: Any  # None where it is no JSON
+    raw: dict[str, str]  # field → base64 of its bytes
+    cause_code: str
+    cause_message: str
+    attempts: int
+    node: str
+    at: int  # ms since the epoch
+    requeued_as: str | None
+    applied: int  # effects that were applied before it failed; such a letter is not requeued
+    shard: int
+    entry_id: str
+    fields: tuple[bytes, ...]  # names and values in turn, as they came
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    items: list[DeadLetter]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    matched: int
+    done: list[tuple[str, str | None]]  # id, and the new command's where there is one
+    skipped: list[tuple[str, str]]  # id, and the code of the reason
+
+
+class DeadLetters:
+    """See the module."""
+
+    def __init__(self, redis: Redis, keys: Keys, streams: Sequence[ShardStream], registry: Registry) -> None:
+        self._redis, self._keys, self._streams, self._registry = redis, keys, streams, registry
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        shard: int | None = None,
+        type: str | None = None,
+        subject: str | None = None,
+        code: str | None = None,
+        requeued: bool = False,
+    ) -> Page:
+        """Newest first. ``requeued`` True: only those put back already, False: only those that were not."""
+        before = _parse(cursor)
+
+        def fits(letter: DeadLetter) -> bool:
+            return (
+                (type is None or letter.type == type)
+                and (subject is None or letter.subject == subject)
+                and (code is None or letter.cause_code == code)
+                and (letter.requeued_as is not None) == requeued
+            )
+
+        items: list[DeadLetter] = []
+        async for letter in self._newest_first(
+            [shard] if shard is not None else range(len(self._streams)), before, fits
+        ):
+            if len(items) == limit:
+                last = items[-1]
+                return Page(items, f"{last.entry_id}-{last.shard}")
+            items.append(letter)
+        return Page(items, None)
+
+    async def get(self, id: str) -> DeadLetter | None:
+        """The letter of a command, requeued or not."""
+        return (await self._find([id])).get(id)
+
+    async def requeue(
+        self,
+        ids: Sequence[str],
+        *,
+        by: str,
+        reason: str | None,
+        payload: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+    ) -> BulkResult:
+        """Put letters back as new commands that name them as their origin; never twice.
+
+        ``payload`` replaces that of the one letter named. ``dry_run``: only say what would happen.
+        Skipped: ``not_found``, ``already_requeued``, ``effects_applied``, ``too_large``, ``overloaded``.
+        Raises Invalid over 1,000 ids, InvalidPayload.
+        """
+        _check_count(ids)
+        if payload is not None and len(ids) != 1:
+            raise Invalid("a payload goes with exactly one id", path="/payload")
+        letters = await self._find(ids)
+        if payload is not None:
+            self._check_payload(letters.get(ids[0]), payload)
+        done: list[tuple[str, str | None]] = []
+        skipped: list[tuple[str, str]] = []
+        for id in dict.fromkeys(ids):
+            code, new_id = await self._requeue_one(letters.get(id), by, reason, payload, dry_run)
+            if code is None:
+                done.append((id, new_id))
+            else:
+                skipped.append((id, code))
+        return BulkResult(len(letters), done, skipped)
+
+    async def discard(self, ids: Sequence[str], *, dry_run: bool = False) -> BulkResult:
+        """Delete letters for good. Skipped: ``not_found``. Raises Invalid over 1,000 ids."""
+        _check_count(ids)
+        letters = await self._find(ids)
+        done: list[tuple[str, str | None]] = []
+        skipped: list[tuple[str, str]] = []
+        for id in dict.fromkeys(ids):
+            letter = letters.get(id)
+            if letter is not None and (dry_run or await self._streams[letter.shard].discard(letter.entry_id, id)):
+                done.append((id, None))
+            else:
+                skipped.append((id, "not_found"))
+        return BulkResult(len(letters), done, skipped)
+
+    async def _requeue_one(
+        self, letter: DeadLetter | None, by: str, reason: str | None, payload: Mapping[str, Any] | None, dry_run: bool
+    ) -> tuple[str | None, str | None]:
+        """Why not, or None; and the new command's id."""
+        if letter is None:
+            return "not_found", None
+        if letter.requeued_as is not None:
+            return "already_requeued", letter.requeued_as
+        if letter.applied:
+            return "effects_applied", None
+        fields = _repeated(letter, by, reason, payload)
+        if len(fields) > 100 or sum(map(len, fields)) > 64 * 1024:
+            return "too_large", None
+        if dry_run:
+            return None, None
+        try:
+            word, new_id = await self._streams[letter.shard].requeue(letter.entry_id, letter.id, fields)
+        except Overloaded:
+            return "overloaded", None
+        return {"requeued": None, "already": "already_requeued", "gone": "not_found"}[word], new_id
+
+    def _check_payload(self, letter: DeadLetter | None, payload: Mapping[str, Any]) -> None:
+        if letter is None or letter.type is None or letter.subject is None:
+            return
+        try:
+            kind = self._registry.get(letter.type)
+        except UnknownType:
+            return
+        check_subject(letter.subject, kind=kind.subject)
+        kind.validate(orjson.dumps(payload))
+
+    async def _find(self, ids: Sequence[str]) -> dict[str, DeadLetter]:
+        wanted: dict[int, set[str]] = {}
+        for id in ids:
+            shard = shard_of_id(id)
+            if shard < len(self._streams):
+                wanted.setdefault(shard, set()).add(id)
+        found: dict[str, DeadLetter] = {}
+        for shard, names in wanted.items():
+            async for letter in self._newest_first([shard], None, lambda letter: letter.id in names):  # noqa: B023
+                found.setdefault(letter.id, letter)
+                if names <= found.keys():
+                    break
+        return found
+
+    async def _newest_first(
+        self, shards: Sequence[int], before: tuple[int, int, int] | None, fits: Callable[[DeadLetter], bool]
+    ) -> AsyncIterator[DeadLetter]:
+        """Letters of several shards merged by time, read in chunks as they are wanted."""
+        chunks = await asyncio.gather(*(self._chunk(shard, _start(before)) for shard in shards))
+        heap = [(_order(chunk[0]), chunk) for chunk in chunks if chunk]
+        heapq.heapify(heap)
+        while heap:
+            _, chunk = heapq.heappop(heap)
+            letter = chunk.pop(0)
+            if not chunk:
+                chunk = await self._chunk(letter.shard, f"({letter.entry_id}")
+            if chunk:
+                heapq.heappush(heap, (_order(chunk[0]), chunk))
+            if (before is None or _order(letter) > before) and fits(letter):
+                yield letter
+
+    async def _chunk(self, shard: int, newest: str) -> list[DeadLetter]:
+        rows = await self._redis.call("XREVRANGE", self._keys.dead(shard), newest, "-", "COUNT", _CHUNK)
+        if not rows:
+            return []
+        requeued = await self._redis.call("HMGET", self._keys.requeued(shard), *(row[1][1] for row in rows))
+        return [_decode(shard, row[0].decode(), row[1], new) for row, new in zip(rows, requeued, strict=True)]
+
+
+def _order(letter: DeadLetter) -> tuple[int, int, int]:
+    """Ascending from the newest."""
+    ms, _, seq = letter.entry_id.partition("-")
+    return -int(ms), -int(seq), letter.shard
+
+
+def _start(before: tuple[int, int, int] | None) -> str:
+    return "+" if before is None else f"{-before[0]}-{-before[1]}"
+
+
+def _parse(cursor: str | None) -> tuple[int, int, int] | None:
+    if cursor is None:
+        return None
+    try:
+        ms, seq, shard = (int(part) for part in cursor.split("-"))
+    except ValueError:
+        raise Invalid("this cursor was not given by this list", path="?cursor") from None
+    return -ms, -seq, shard
+
+
+def _decode(shard: int, entry_id: str, flat: list[bytes], requeued_as: bytes | None) -> DeadLetter:
+    record = dict(zip(flat[::2], flat[1::2], strict=True))
+    fields = _read_netstrings(record[b"raw"])
+    entry = dict(zip(fields[::2], fields[1::2], strict=True))
+    return DeadLetter(
+        id=record[b"id"].decode(),
+        type=_text(entry.get(b"type")),
+        subject=_text(entry.get(b"subject")),
+        payload=_json(entry.get(b"payload")),
+        raw={name.decode(errors="backslashreplace"): base64.b64encode(value).decode() for name, value in entry.items()},
+        cause_code=record[b"code"].decode(),
+        cause_message=record[b"message"].decode(errors="replace"),
+        attempts=int(record[b"attempts"]),
+        node=record[b"node"].decode(),
+        at=int(record[b"at"]),
+        requeued_as=requeued_as.decode() if requeued_as else None,
+        applied=int(record[b"applied"]),
+        shard=shard,
+        entry_id=entry_id,
+        fields=fields,
+    )
+
+
+def _read_netstrings(data: bytes) -> tuple[bytes, ...]:
+    """Bernstein 1997: ``5:hello,5:world,``."""
+    values, at = [], 0
+    while at < len(data):
+        colon = data.index(b":", at)
+        end = colon + 1 + int(data[at:colon])
+        values.append(data[colon + 1 : end])
+        at = end + 1
+    return tuple(values)
+
+
+def _repeated(letter: DeadLetter, by: str, reason: str | None, payload: Mapping[str, Any] | None) -> list[bytes]:
+    kept = [(n, v) for n, v in zip(letter.fields[::2], letter.fields[1::2], strict=True) if n not in _NOT_REPEATED]
+    if payload is not None:
+        kept = [(n, v) for n, v in kept if n != b"payload"] + [(b"payload", orjson.dumps(payload))]
+    kept += [(b"origin", letter.id.encode()), (b"by", by.encode()), (b"at", b"%d" % int(time.time() * 1000))]
+    if reason:
+        kept.append((b"reason", reason.encode()))
+    return [part for pair in kept for part in pair]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")
+
+
+def _json(value: bytes | None) -> Any:
+    try:
+        return None if value is None else orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _check_count(ids: Sequence[str]) -> None:
+    if len(ids) > MOST_A_CALL:
+        raise Invalid(f"at most {MOST_A_CALL} ids a call, not {len(ids)}", path="/ids")

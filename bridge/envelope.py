@@ -1,0 +1,311 @@
+"""Commands, their outcomes and publications as values, and their form in Redis. Past this module there are no raw fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import orjson
+
+from bridge.errors import BridgeError, Invalid, TooLarge
+
+SCHEMA_VERSION = "1"
+MAX_ENTRY_BYTES = 64 * 1024  # all field names and values of one stream entry
+MAX_DEPTH = 16  # nesting of a payload; orjson reads 1,024 levels, more than repr() stands
+MAX_REASON_CHARS = 500
+MAX_EXPIRES_IN_S = 604_800
+MAX_KEY_CHARS = 200
+
+SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:[A-Za-z0-9._@+-]{1,64}", re.ASCII)
+TYPE = re.compile(r"(?=.{1,64}$)[a-z][a-z0-9_]*(\.[a-z0-9_]+)+", re.ASCII)
+COMMAND_ID = re.compile(r"(\d{1,5})-(\d{1,16})-(\d{1,20})", re.ASCII)
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", re.ASCII)
+
+State = str  # scheduled accepted handling retrying done rejected expired dead cancelled
+ENDED: frozenset[State] = frozenset({"done", "rejected", "expired", "dead", "cancelled"})
+
+P = TypeVar("P")
+StateValue = str | dict[str, str] | list[str] | None
+
+
+class BadEntry(BridgeError):
+    """A stream entry that cannot be read; it becomes a dead letter with ``code`` as its cause."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code  # undecodable, unknown_version or too_large
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One command as it stands on its shard's stream."""
+
+    id: str  # public id, "<shard>-<ms>-<seq>"
+    entry_id: str  # its id on the stream; the public id's tail unless the entry was written again
+    shard: int
+    type: str
+    subject: str
+    payload: bytes  # JSON object
+    by: str
+    at: int  # ms since the epoch, the issuer's clock, informative
+    reason: str | None = None
+    expires: int | None = None  # ms since the epoch, the server's clock
+    idem: str | None = None
+    origin: str | None = None  # id of the command that this one repeats
+    traceparent: str | None = None
+
+    @property
+    def accepted_at(self) -> int:
+        """Ms since the epoch on the server's clock, from the id."""
+        return int(self.id.split("-", 2)[1])
+
+    def fields(self) -> list[bytes]:
+        """Names and values in turn, as XADD takes them; without an ``id``, which the stream gives.
+
+        Raises TooLarge over 64 KiB.
+        """
+        flat = [b"v", b"1", b"type", self.type.encode(), b"subject", self.subject.encode(), b"payload", self.payload,
+                b"by", self.by.encode(), b"at", b"%d" % self.at]  # fmt: skip
+        for name, value in ((b"reason", self.reason), (b"idem", self.idem), (b"origin", self.origin),
+                            (b"traceparent", self.traceparent)):  # fmt: skip
+            if value is not None:
+                flat += (name, value.encode())
+        if self.expires is not None:
+            flat += (b"expires", b"%d" % self.expires)
+        size = sum(map(len, flat))
+        if size > MAX_ENTRY_BYTES:
+            raise TooLarge(size, MAX_ENTRY_BYTES)
+        return flat
+
+
+def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
+    """Read one entry's fields (names and values in turn). Raises BadEntry with the cause."""
+    if sum(map(len, flat)) > MAX_ENTRY_BYTES:
+        raise BadEntry("too_large", f"{sum(map(len, flat))} bytes are over the limit of {MAX_ENTRY_BYTES}")
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    version = fields.get(b"v")
+    if version != b"1":
+        raise BadEntry("undecodable" if version is None else "unknown_version", f"schema version {version!r}, not b'1'")
+    try:
+        return Envelope(
+            id=_public_id(shard, entry_id, fields.get(b"id")),
+            entry_id=entry_id,
+            shard=shard,
+            type=_matching(TYPE, fields, b"type"),
+            subject=_matching(SUBJECT, fields, b"subject"),
+            payload=fields[b"payload"],
+            by=fields[b"by"].decode(),
+            at=int(fields[b"at"]),
+            reason=_text(fields, b"reason"),
+            expires=_number(fields, b"expires"),
+            idem=_text(fields, b"idem"),
+            origin=_text(fields, b"origin"),
+            traceparent=_text(fields, b"traceparent"),
+        )
+    except KeyError as error:
+        raise BadEntry("undecodable", f"field {error.args[0].decode()!r} is missing") from None
+    except ValueError as error:
+        raise BadEntry("undecodable", str(error)) from None
+
+
+def check_subject(subject: str, *, kind: str | None = None) -> None:
+    """Raise Invalid unless ``subject`` is ``kind:id`` by the rules (and of this kind)."""
+    if not SUBJECT.fullmatch(subject):
+        raise Invalid(f"subject {subject!r}: write kind:id, id of 1-64 of A-Z a-z 0-9 . _ @ + -", path="/subject")
+    if kind is not None and not subject.startswith(f"{kind}:"):
+        raise Invalid(f"subject {subject!r}: this type is for {kind}:…", path="/subject")
+
+
+def shard_of_id(id: str) -> int:
+    """The shard that a command id names. Raises Invalid if it is no command id."""
+    match = COMMAND_ID.fullmatch(id)
+    if match is None:
+        raise Invalid(f"{id!r} is no command id; these look like 7-1795301838720-41")
+    return int(match[1])
+
+
+def _public_id(shard: int, entry_id: str, given: bytes | None) -> str:
+    if given is None:
+        return f"{shard}-{entry_id}"
+    match = COMMAND_ID.fullmatch(given.decode())
+    if match is None or int(match[1]) != shard:
+        raise ValueError(f"field 'id' {given!r} is no command id of shard {shard}")
+    return match[0]
+
+
+def _matching(pattern: re.Pattern[str], fields: Mapping[bytes, bytes], name: bytes) -> str:
+    value = fields[name].decode()
+    if not pattern.fullmatch(value):
+        raise ValueError(f"field {name.decode()!r} {value[:80]!r} breaks the naming rules")
+    return value
+
+
+def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = fields.get(name)
+    return None if value is None else value.decode()
+
+
+def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
+    value = fields.get(name)
+    return None if value is None else int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[P]):
+    """One command, as a handler sees it."""
+
+    id: str  # "<shard>-<ms>-<seq>"; the idempotency key for effects outside Redis
+    type: str
+    subject: str
+    payload: P
+    reason: str | None
+    issued_by: str
+    issued_at: float  # seconds since the epoch, when it was accepted
+    attempt: int  # 1 on the first start; each retry or death adds one
+    now: float  # seconds since the epoch, the server's clock
+    reader: StateReader = field(repr=False, compare=False)
+
+    @property
+    def subject_id(self) -> str:
+        """The part of the subject after its kind: ``lobby`` of ``room:lobby``."""
+        return self.subject.partition(":")[2]
+
+    async def read(self, name: str) -> StateValue:
+        """The subject's state ``name``: str, dict (hash), list (list, set, sorted set by score) or None."""
+        return await self.reader.read(self.subject, name)
+
+    async def publications(self) -> list[Publication]:
+        """What the log of the subject's own channel holds, oldest first."""
+        return await self.reader.publications(self.subject)
+
+
+@dataclass(frozen=True, slots=True)
+class StateReader:
+    """The two reads that a handler has, bound to a connection."""
+
+    read: Callable[[str, str], Awaitable[StateValue]]
+    publications: Callable[[str], Awaitable[list[Publication]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a command's timeline."""
+
+    state: State
+    at: int  # ms since the epoch, the server's clock
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    code: str
+    message: str
+    at: int  # ms since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where a command stands, with its whole envelope. Times are ms since the epoch."""
+
+    id: str
+    type: str
+    subject: str
+    payload: Any
+    reason: str | None
+    issued_by: str
+    issued_at: int
+    expires_at: int | None
+    idempotency_key: str | None
+    origin: str | None
+    state: State
+    node: str | None  # who handles or handled it; None until delivered
+    attempts: int
+    timeline: tuple[Step, ...]
+    result: dict[str, Any] | None = None
+    error: Failure | None = None
+    requeued_as: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+def outcome_head(
+    envelope: Envelope, *, node: str | None, attempts: int, timeline: Sequence[Step], readable: bool = True
+) -> bytes:
+    """A command's record up to its open timeline; ``outcome_rest`` closes it.
+
+    In two parts, so that the settle script can put another end to it without decoding JSON.
+    ``readable`` False leaves the payload out, which may be no JSON.
+    """
+    record = {
+        "id": envelope.id,
+        "type": envelope.type,
+        "subject": envelope.subject,
+        "payload": orjson.Fragment(envelope.payload) if readable else None,
+        "reason": envelope.reason,
+        "issued_by": envelope.by,
+        "issued_at": envelope.accepted_at,
+        "expires_at": envelope.expires,
+        "idempotency_key": envelope.idem,
+        "origin": envelope.origin,
+        "node": node,
+        "attempts": attempts,
+        "timeline": [(step.state, step.at, step.node) for step in timeline],
+    }
+    return orjson.dumps(record)[:-2]
+
+
+def outcome_rest(
+    state: State, at: int, node: str | None, *, result: Mapping[str, Any] | None = None, error: Failure | None = None
+) -> bytes:
+    """The end of a record that ``outcome_head`` began with at least one step."""
+    return b',%b],"state":"%b","result":%b,"error":%b}' % (
+        orjson.dumps((state, at, node)), state.encode(), orjson.dumps(result or None), orjson.dumps(error)
+    )  # fmt: skip
+
+
+def outcome_from_json(data: bytes, *, requeued_as: str | None = None) -> Outcome:
+    record = orjson.loads(data)
+    record["timeline"] = tuple(Step(*step) for step in record["timeline"])
+    record["error"] = None if record["error"] is None else Failure(**record["error"])
+    return Outcome(**record, requeued_as=requeued_as)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place on a channel. Offsets of one epoch grow by one."""
+
+    epoch: str  # opaque; a new one whenever the channel's history was or may have been lost
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message of a channel."""
+
+    channel: str
+    epoch: str
+    offset: int
+    type: str
+    at: int  # ms since the epoch, the server's clock
+    data: Any
+
+
+def decode_publication(message: bytes) -> Publication:
+    record = orjson.loads(message)
+    return Publication(
+        record["channel"], record["epoch"], record["offset"], record["type"], record["at"], record["data"]
+    )
+
+
+def depth(value: Any) -> int:
+    """How deep lists and objects nest; a scalar is 0."""
+    deepest, level = 0, [value]
+    while level:
+        level = [v for x in level for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ())]
+        deepest += 1
+    return deepest - 1 if deepest else 0

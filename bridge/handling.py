@@ -1,0 +1,191 @@
+"""Run one command's handler under its time limit and say what becomes of it. Knows nothing of streams and leases."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import orjson
+
+from bridge.clock import ServerClock
+from bridge.config import BridgeSettings
+from bridge.effects import Effects
+from bridge.envelope import (
+    BadEntry,
+    Command,
+    Envelope,
+    Failure,
+    State,
+    StateReader,
+    Step,
+    decode,
+    outcome_head,
+    outcome_rest,
+)
+from bridge.errors import InvalidPayload, UnknownType
+from bridge.registry import Registry
+from bridge.shard_stream import Ended, RawEntry
+from bridge.telemetry import Started, Telemetry
+from bridge.verdict import Bury, Done, Refuse, Verdict, judge
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An entry in the holder's memory, from its delivery to its settle."""
+
+    raw: RawEntry
+    envelope: Envelope  # of an entry that cannot be read: what can be told of it
+    unreadable: Bury | None
+    timeline: list[Step]
+    deaths: int  # starts that never ended
+    failures: int  # attempts that ended with an error
+    counted: bool  # a starts record exists
+    began: float = 0.0  # server's clock, start of the last attempt
+    handled_s: float = 0.0  # in the handler, last attempt
+    dropped: bool = False  # not pending any more: whatever comes of it is ignored
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Where it stands on the stream."""
+        ms, _, seq = self.raw.id.partition("-")
+        return int(ms), int(seq)
+
+    @property
+    def attempt(self) -> int:
+        return 1 + self.failures + self.deaths
+
+
+def hold(shard: int, raw: RawEntry, *, presumed_deaths: int = 0) -> Held:
+    """Decode what was delivered; an inherited entry without a record is presumed to have died that often."""
+    unreadable = None
+    try:
+        envelope = decode(shard, raw.id, raw.fields)
+    except BadEntry as error:
+        unreadable = Bury(error.code, str(error))
+        envelope = _stand_in(shard, raw)
+    timeline = [Step("accepted", envelope.accepted_at)]
+    if raw.inherited_from is not None:
+        timeline.append(Step("handling", raw.delivered_at, raw.inherited_from))
+    return Held(
+        raw,
+        envelope,
+        unreadable,
+        timeline,
+        deaths=presumed_deaths if raw.starts is None else raw.starts,
+        failures=raw.failures,
+        counted=raw.starts is not None or raw.failures > 0,
+    )
+
+
+def _stand_in(shard: int, raw: RawEntry) -> Envelope:
+    fields = dict(zip(raw.fields[::2], raw.fields[1::2], strict=True))
+
+    def text(name: bytes) -> str:
+        return fields.get(name, b"").decode(errors="replace")[:200]
+
+    return Envelope(f"{shard}-{raw.id}", raw.id, shard, text(b"type"), text(b"subject"), b"null", text(b"by"), 0)
+
+
+class Handling:
+    """The handlers of one node."""
+
+    def __init__(
+        self,
+        node: str,
+        registry: Registry,
+        reader: StateReader,
+        clock: ServerClock,
+        settings: BridgeSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self.node, self.clock = node, clock
+        self._registry, self._reader = registry, reader
+        self._limits, self._seconds = settings.limits, settings.handler_seconds
+        self._telemetry = telemetry
+
+    def expired(self, held: Held) -> bool:
+        expires = held.envelope.expires
+        return expires is not None and self.clock.now_ms() >= expires
+
+    async def run(self, held: Held) -> Verdict:
+        """Start the handler and judge how it ended; never raises an error of the handler's."""
+        envelope = held.envelope
+        handler = self._registry.handler(envelope.type)
+        if handler is None:
+            return Bury("unknown_type", f"no handler for {envelope.type!r} on {self.node}")
+        held.began = self.clock.now()
+        held.timeline.append(Step("handling", int(held.began * 1000), self.node))
+        try:
+            kind = self._registry.get(envelope.type)
+            if not envelope.subject.startswith(f"{kind.subject}:"):
+                return Bury("undecodable", f"{envelope.type} is for {kind.subject}:…, not for {envelope.subject}")
+            payload = kind.validate(envelope.payload)
+        except (InvalidPayload, UnknownType) as error:
+            return Bury("undecodable", str(error))
+        command = Command(
+            envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by,
+            envelope.accepted_at / 1000, held.attempt, held.began, self._reader,
+        )  # fmt: skip
+        if self._telemetry.active:
+            self._telemetry.emit(Started(self.node, envelope.id, envelope.type, envelope.subject, held.attempt))
+        result: Effects | BaseException | None
+        limit = asyncio.timeout(self._seconds)
+        try:
+            async with limit:
+                result = await handler(command)
+            if result is not None and not isinstance(result, Effects):
+                result = TypeError(f"the handler returned {type(result).__name__}, not Effects or None")
+        except TimeoutError as error:
+            result = TimeoutError(f"the handler ran longer than {self._seconds:g} s") if limit.expired() else error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            result = error
+        except Exception as error:
+            result = error
+        held.handled_s = self.clock.now() - held.began
+        return judge(result, failures=held.failures, limits=self._limits)
+
+    def ended(self, held: Held, verdict: Verdict | None) -> Ended:
+        """The record of a command that is over; None: it had expired and was not run."""
+        match verdict:
+            case Done(effects):
+                return self._ended(held, "done", effects)
+            case Refuse(reason):
+                return self._ended(held, "rejected", Effects(), self._failure("rejected", reason))
+        return self._ended(held, "expired", Effects(), self._failure("expired", "not handled in time"))
+
+    def _ended(self, held: Held, state: State, effects: Effects, error: Failure | None = None) -> Ended:
+        return Ended(
+            held.envelope,
+            state,
+            held.attempt,
+            held.counted,
+            outcome_head(held.envelope, node=self.node, attempts=held.attempt, timeline=held.timeline),
+            outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error),
+            effects,
+        )
+
+    def obituary(self, held: Held, verdict: Bury) -> tuple[int, bytes]:
+        """Attempts made, and the record of a command that becomes a dead letter."""
+        attempts = held.attempt if held.began else held.attempt - 1
+        readable = _is_json(held.envelope.payload)
+        head = outcome_head(held.envelope, node=self.node, attempts=attempts, timeline=held.timeline, readable=readable)
+        error = self._failure(verdict.code, verdict.cause)
+        return attempts, head + outcome_rest("dead", error.at, self.node, error=error)
+
+    def step(self, state: State) -> Step:
+        """A line of a timeline, here and now."""
+        return Step(state, self.clock.now_ms(), self.node)
+
+    def _failure(self, code: str, message: str) -> Failure:
+        return Failure(code, message, self.clock.now_ms())
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return False
+    return True

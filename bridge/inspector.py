@@ -1,0 +1,262 @@
+"""A read-only view of nodes, shards and single commands, for operators. Never on the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from bridge.channels import Channel, Channels
+from bridge.connection import Redis
+from bridge.envelope import BadEntry, Envelope, Outcome, StateReader, StateValue, Step, decode, outcome_from_json
+from bridge.keys import GROUP, Keys
+from bridge.scripts import script
+from bridge.shards import shard_of
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """One node, as its last heartbeat told."""
+
+    name: str
+    boot: str
+    version: str
+    url: str
+    state: str  # live, draining or dead
+    heartbeat_age_s: float
+    shards: list[int]
+    sessions: int
+    rooms: int
+    types: list[str]
+    lag: int  # commands of its shards that nobody has read yet
+    rates: dict[int, float]  # commands handled per second, by shard
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    shard: int
+    holder: str | None  # a node's name
+    epoch: int
+    length: int  # accepted and not ended
+    lag: int  # of these, not yet read
+    pending: int  # of these, read
+    oldest_age_s: float | None
+    dead: int
+    handled_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEntry:
+    id: str
+    type: str
+    subject: str
+    node: str
+    idle_s: float
+    deliveries: int
+
+
+class Inspector:
+    """See the module. Every method raises Unreachable."""
+
+    def __init__(self, redis: Redis, keys: Keys, shards: int, *, dead_after_s: float) -> None:
+        self._redis, self._keys, self._shards = redis, keys, shards
+        self._dead_after_s = dead_after_s
+
+    async def now(self) -> float:
+        """The server's clock, seconds since the epoch."""
+        seconds, micros = await self._redis.call("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def nodes(self, *, with_lag: bool = True) -> list[NodeInfo]:
+        """Every node that was heard of within the last hour, by name."""
+        k, call = self._keys, self._redis.call
+        now, beats, infos, draining, shards = await asyncio.gather(
+            self.now(), call("ZRANGE", k.live, 0, -1, "WITHSCORES"), call("HGETALL", k.info), call("HKEYS", k.draining),
+            self._backlogs() if with_lag else _nothing(),
+        )  # fmt: skip
+        scores = {name: score for name, score in beats}
+        return [
+            self._node(name, scores[name], record, now, name in draining, shards)
+            for name, record in sorted(infos.items())
+            if name in scores
+        ]
+
+    def _node(
+        self,
+        name: bytes,
+        beat_ms: float,
+        record: bytes,
+        now: float,
+        draining: bool,
+        backlogs: dict[int, tuple[int, int]],
+    ) -> NodeInfo:
+        boot, _, info = record.partition(b" ")
+        told = orjson.loads(info)
+        age = max(0.0, now - beat_ms / 1000)
+        state = "dead" if age >= self._dead_after_s else "draining" if draining else "live"
+        shards = told["shards"] if state != "dead" else []
+        return NodeInfo(
+            name.decode(), boot.decode(), told["version"], told["url"], state, age, shards, told["sessions"],
+            told["rooms"], told["types"], sum(length - pending for length, pending in map(backlogs.__getitem__, shards))
+            if backlogs else 0,
+            {int(shard): rate for shard, rate in told["rates"].items()} if state != "dead" else {},
+        )  # fmt: skip
+
+    async def lacking(self, type: str) -> list[str]:
+        """Live nodes that do not know a command type."""
+        return [n.name for n in await self.nodes(with_lag=False) if n.state != "dead" and type not in n.types]
+
+    async def shards(self) -> list[ShardInfo]:
+        """All shards, in order."""
+        now, nodes, backlogs = await asyncio.gather(self.now(), self.nodes(with_lag=False), self._backlogs())
+        rates = {shard: rate for node in nodes for shard, rate in node.rates.items()}
+        rest = await asyncio.gather(*(self._shard_rest(shard) for shard in range(self._shards)))
+        infos = []
+        for shard, (token, epoch, oldest, dead) in enumerate(rest):
+            length, pending = backlogs[shard]
+            age = max(0.0, now - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else None
+            holder = None if token is None else token.decode().split("/", 1)[0]
+            infos.append(
+                ShardInfo(
+                    shard,
+                    holder,
+                    int(epoch or 0),
+                    length,
+                    max(0, length - pending),
+                    pending,
+                    age,
+                    dead,
+                    rates.get(shard, 0.0),
+                )
+            )
+        return infos
+
+    async def _shard_rest(self, shard: int) -> Any:
+        k, call = self._keys, self._redis.call
+        return await asyncio.gather(
+            call("GET", k.lease(shard)), call("GET", k.epoch(shard)),
+            call("XRANGE", k.commands(shard), "-", "+", "COUNT", 1), self._open_letters(shard),
+        )  # fmt: skip
+
+    async def _open_letters(self, shard: int) -> int:
+        letters, requeued = await asyncio.gather(
+            self._redis.call("XLEN", self._keys.dead(shard)), self._redis.call("HLEN", self._keys.requeued(shard))
+        )
+        return max(0, int(letters) - int(requeued))
+
+    async def _backlogs(self) -> dict[int, tuple[int, int]]:
+        """Per shard its length and how much of it is pending."""
+        streams = [self._keys.commands(shard) for shard in range(self._shards)]
+        lengths = asyncio.gather(*(self._redis.call("XLEN", stream) for stream in streams))
+        pending = asyncio.gather(
+            *(self._redis.call("XPENDING", stream, GROUP) for stream in streams), return_exceptions=True
+        )
+        # No group yet, so nothing was read.
+        counts = [answer[0] if isinstance(answer, list) else 0 for answer in await pending]
+        return dict(enumerate(zip(await lengths, counts, strict=True)))
+
+    async def pending(self, shard: int, limit: int) -> list[PendingEntry]:
+        """What was read and has not ended, oldest first."""
+        stream = self._keys.commands(shard)
+        answer = await asyncio.gather(
+            self._redis.call("XPENDING", stream, GROUP, "-", "+", limit), return_exceptions=True
+        )
+        rows = answer[0] if isinstance(answer[0], list) else []
+        found = await asyncio.gather(*(self._redis.call("XRANGE", stream, row[0], row[0]) for row in rows))
+        entries = []
+        for (id, node, idle_ms, deliveries), entry in zip(rows, found, strict=True):
+            if entry:
+                envelope = _readable(shard, id.decode(), entry[0][1])
+                public, type_, subject = (
+                    (envelope.id, envelope.type, envelope.subject) if envelope else (f"{shard}-{id.decode()}", "", "")
+                )
+                entries.append(PendingEntry(public, type_, subject, node.decode(), idle_ms / 1000, deliveries))
+        return entries
+
+    async def waiting(self, shard: int, id: str) -> Envelope | None:
+        """A command that has not ended, as it stands on the stream."""
+        entry_id = id.split("-", 1)[1]
+        found = await self._redis.call("XRANGE", self._keys.commands(shard), entry_id, entry_id)
+        return _readable(shard, entry_id, found[0][1]) if found else None
+
+    async def command(self, shard: int, id: str) -> Outcome | None:
+        """Where a command stands; None: no such command, or it ended longer ago than outcomes are kept."""
+        for _ in range(2):  # it may end between the two looks
+            record, requeued_as = await asyncio.gather(
+                self._redis.call("GET", self._keys.outcome(shard, id)),
+                self._redis.call("HGET", self._keys.requeued(shard), id),
+            )
+            if record is not None:
+                return outcome_from_json(record, requeued_as=requeued_as.decode() if requeued_as else None)
+            envelope = await self.waiting(shard, id)
+            if envelope is not None:
+                return await self._unfinished(envelope)
+        return None
+
+    async def _unfinished(self, envelope: Envelope) -> Outcome:
+        k, s, entry = self._keys, envelope.shard, envelope.entry_id
+        now, counted, *pending = await asyncio.gather(
+            self.now(),
+            self._redis.call("HMGET", k.starts(s), entry, f"{entry}:failed"),
+            self._redis.call("XPENDING", k.commands(s), GROUP, entry, entry, 1),
+            return_exceptions=True,
+        )
+        for answer in (now, counted):
+            if isinstance(answer, BaseException):
+                raise answer
+        rows = pending[0] if isinstance(pending[0], list) else []
+        steps = [Step("accepted", envelope.accepted_at)]
+        state, node, attempts = "accepted", None, 0
+        if rows:
+            starts, failed = (int(value or 0) for value in counted)
+            node = rows[0][1].decode()
+            state = "retrying" if failed and not starts else "handling"
+            attempts = max(1, starts + failed)
+            steps.append(Step(state, int(now * 1000) - rows[0][2], node))
+        return _unfinished_outcome(envelope, state, node, attempts, tuple(steps))
+
+
+def state_reader(redis: Redis, keys: Keys, channels: Channels, shards: int) -> StateReader:
+    """The reads that handlers have."""
+
+    async def read(subject: str, name: str) -> StateValue:
+        kind, value = await redis.run(script("read_state"), (keys.state(shard_of(subject, shards), subject, name),), ())
+        match kind:
+            case b"none":
+                return None
+            case b"string":
+                return str(value.decode())
+            case b"hash":
+                return dict(zip((f.decode() for f in value[::2]), (v.decode() for v in value[1::2]), strict=True))
+        return [member.decode() for member in value or ()]
+
+    async def publications(subject: str) -> Any:
+        return await channels.log(Channel.of_subject(subject, shards))
+
+    return StateReader(read, publications)
+
+
+def _readable(shard: int, entry_id: str, fields: list[bytes]) -> Envelope | None:
+    try:
+        return decode(shard, entry_id, fields)
+    except BadEntry:
+        return None
+
+
+def _unfinished_outcome(
+    envelope: Envelope, state: str, node: str | None, attempts: int, timeline: tuple[Step, ...]
+) -> Outcome:
+    try:
+        payload = orjson.loads(envelope.payload)
+    except orjson.JSONDecodeError:
+        payload = None
+    return Outcome(
+        envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by, envelope.accepted_at,
+        envelope.expires, envelope.idem, envelope.origin, state, node, attempts, timeline,
+    )  # fmt: skip
+
+
+async def _nothing() -> dict[int, tuple[int, int]]:
+    return {}

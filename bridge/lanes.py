@@ -1,0 +1,106 @@
+"""A node's slots for handling: at most ``max_in_flight`` commands at once, over all its shards.
+
+Tasks are reused: one lane handles command after command, and another is woken only when
+the loop gets a turn while work waits, that is, when a handler really awaits something. So
+handlers that never wait cost no task switch, and those that do run side by side.
+
+A suspect (a command beside which a process died twice) runs alone: nothing starts while
+it waits for the others to end, and nothing else runs while it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+Job = Callable[[], Awaitable[None]]
+_YIELD_EVERY = 25  # jobs of one lane between two turns it gives to the loop
+
+
+class Lanes:
+    """See the module. A job runs in one of the lanes; ``hold``/``let_go`` bracket what counts as in flight."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._jobs: deque[Job] = deque()
+        self._suspects: deque[Job] = deque()
+        self._idle: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._alone = False
+        self._wake_scheduled = False
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def load(self) -> int:
+        """Commands that run, are about to, or wait for their settle."""
+        return self._in_flight + len(self._jobs) + len(self._suspects)
+
+    async def room(self) -> int:
+        """Wait until something more may be read; how much."""
+        while self.load >= self.size:
+            self._room.clear()
+            await self._room.wait()
+        return self.size - self.load
+
+    def submit(self, job: Job, *, alone: bool = False) -> None:
+        """Run a job as soon as there is a lane for it. It must call ``let_go`` when its command is settled or waits."""
+        (self._suspects if alone else self._jobs).append(job)
+        self._wake_soon()
+
+    def let_go(self) -> None:
+        """A command that was in flight is no more."""
+        self._in_flight -= 1
+        self._alone = False
+        self._wake_soon()
+        if self.load < self.size:
+            self._room.set()
+
+    async def close(self) -> None:
+        """Cancel what runs."""
+        self._jobs.clear()
+        self._suspects.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _wake_soon(self) -> None:
+        if not self._wake_scheduled and (self._jobs or self._suspects):
+            self._wake_scheduled = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._wake_scheduled = False
+        if not self._may_start():
+            return
+        if self._idle:
+            lane = self._idle.pop()
+            if not lane.done():
+                lane.set_result(None)
+        elif len(self._tasks) < self.size:
+            task = asyncio.get_running_loop().create_task(self._lane(), name="lane")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _may_start(self) -> bool:
+        if self._alone:
+            return False
+        return self._in_flight == 0 if self._suspects else bool(self._jobs)
+
+    async def _lane(self) -> None:
+        handled = 0
+        while True:
+            while self._may_start():
+                self._alone = bool(self._suspects)
+                job = self._suspects.popleft() if self._alone else self._jobs.popleft()
+                self._in_flight += 1
+                self._wake_soon()
+                await job()
+                handled += 1
+                if handled % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+            idle = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            await idle

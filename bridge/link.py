@@ -1,0 +1,253 @@
+"""One pipelined connection to one server, RESP3, with its own deadline. It does not come back: `connection` makes another.
+
+All calls of one turn of the event loop leave in one write, and replies are matched by
+order. That is what makes an awaited publish cheap (bench/publish): a pool of connections
+pays a system call and a timer for each. A reply that takes longer than ``timeout`` cuts
+the connection, because what was sent on it has an unknown outcome either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ssl import SSLContext
+from typing import Any, cast
+
+import hiredis
+
+from bridge.errors import BridgeError, Fenced, Misconfigured, NoGroup, ServerError, ServerFull, Unreachable
+from bridge.scripts import Script
+
+Argument = str | bytes | int | float
+MAX_WAITING = 50_000  # calls sent and not yet answered, on one connection
+
+# Answers that mean: not now, or not here. Resolve the server again and back off.
+_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "UNBLOCKED", "MOVED",
+            "ASK")  # fmt: skip
+_nothing = object()
+
+
+class NoScript(BridgeError):
+    """The server has forgotten the script (restart, SCRIPT FLUSH)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens, and what it wants to hear first."""
+
+    path: str | None = None  # unix socket, else host and port
+    host: str = "localhost"
+    port: int = 6379
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+    tls: SSLContext | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+
+def error_of(text: str) -> BridgeError:
+    """What an error reply of Redis means to us."""
+    code = text.partition(" ")[0]
+    match code:
+        case "FENCED":
+            return Fenced(text)
+        case "OOM":
+            return ServerFull(
+                "Redis is full (maxmemory, noeviction): nothing was written; free memory or raise the limit"
+            )
+        case "NOSCRIPT":
+            return NoScript(text)
+        case "NOGROUP":
+            return NoGroup(text)
+        case "NOAUTH" | "WRONGPASS" | "NOPERM":
+            return Misconfigured(f"Redis refuses us: {text}")
+        case _ if code in _PASSING:
+            return Unreachable(text)
+        case _:
+            return ServerError(text)
+
+
+class Link(asyncio.Protocol):
+    """See the module. ``on_push`` gets what the server sends unasked: ``[b"smessage", channel, data]`` and the like."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout: float,
+        on_push: Callable[[list[Any]], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.up = False
+        self._timeout = timeout
+        self._on_push, self._on_lost = on_push, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(
+            protocolError=lambda m: ServerError(str(m)), replyError=error_of, notEnoughData=_nothing
+        )
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[tuple[asyncio.Future[Any], tuple[Argument, ...] | None]] = deque()
+        self._outgoing: list[bytes] = []
+        self._heard = 0.0  # loop time of the last sign of life while something waited
+        self._watch: asyncio.TimerHandle | None = None
+        self._cause = "closed by the server"
+
+    @classmethod
+    async def open(
+        cls, endpoint: Endpoint, *, timeout: float, scripts: Sequence[Script] = (), **callbacks: Any
+    ) -> Link:
+        """Connect, greet and load ``scripts``. Raises Unreachable, or Misconfigured where Redis refuses us."""
+        link = cls(endpoint, timeout=timeout, **callbacks)
+        try:
+            async with asyncio.timeout(timeout):
+                await link._connect()
+                await link._greet(scripts)
+        except (OSError, TimeoutError) as error:
+            link.close("never came up")
+            raise Unreachable(f"{endpoint}: {error or 'no answer in time'}") from error
+        except BaseException:
+            link.close("never came up")
+            raise
+        return link
+
+    async def _connect(self) -> None:
+        if self.endpoint.path is not None:
+            await self._loop.create_unix_connection(lambda: self, self.endpoint.path)
+        else:
+            await self._loop.create_connection(
+                lambda: self, self.endpoint.host, self.endpoint.port, ssl=self.endpoint.tls
+            )
+
+    async def _greet(self, scripts: Sequence[Script]) -> None:
+        hello: list[Argument] = ["HELLO", 3]
+        if self.endpoint.password is not None:
+            hello += ["AUTH", self.endpoint.username or "default", self.endpoint.password]
+        greetings = [self.send(*hello), self.send("CLIENT", "SETNAME", "chat-backoffice-bridge")]
+        if self.endpoint.database:
+            greetings.append(self.send("SELECT", self.endpoint.database))
+        greetings += [self.send("SCRIPT", "LOAD", script.source) for script in scripts]
+        answers = await asyncio.gather(*greetings, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    def send(self, *arguments: Argument) -> asyncio.Future[Any]:
+        """Queue a call; it leaves with all others of this turn of the loop.
+
+        The future raises Unreachable if the connection goes first: the outcome is unknown then.
+        """
+        return self._queue(hiredis.pack_command(arguments), None)
+
+    def send_script(
+        self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]
+    ) -> asyncio.Future[Any]:
+        """Queue a script by its hash; a server that has forgotten it gets its source."""
+        tail = (len(keys), *keys, *arguments)
+        return self._queue(hiredis.pack_command(("EVALSHA", script.sha, *tail)), ("EVAL", script.source, *tail))
+
+    def write(self, *arguments: Argument) -> None:
+        """Queue a call that is answered by pushes only (SSUBSCRIBE and its like). Not up: nothing happens."""
+        if self._transport is not None:
+            self._outgoing_soon(hiredis.pack_command(arguments))
+
+    def _queue(self, packed: bytes, resend: tuple[Argument, ...] | None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._enqueue(future, packed, resend)
+        return future
+
+    def _enqueue(self, future: asyncio.Future[Any], packed: bytes, resend: tuple[Argument, ...] | None) -> None:
+        if self._transport is None or len(self._waiting) >= MAX_WAITING:
+            cause = self._cause if self._transport is None else f"{MAX_WAITING} calls wait for an answer already"
+            future.set_exception(Unreachable(f"{self.endpoint}: {cause}"))
+            return
+        if not self._waiting:
+            self._heard = self._loop.time()
+        self._waiting.append((future, resend))
+        self._outgoing_soon(packed)
+
+    def _outgoing_soon(self, packed: bytes) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(packed)
+
+    def _flush(self) -> None:
+        if self._transport is None:
+            return
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._timeout, self._check_silence)
+        self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
+
+    def _check_silence(self) -> None:
+        self._watch = None
+        if not self._waiting:
+            return
+        left = self._heard + self._timeout - self._loop.time()
+        if left <= 0.001:
+            self.close(f"no answer within {self._timeout:g} s")
+        else:
+            self._watch = self._loop.call_later(left, self._check_silence)
+
+    def close(self, cause: str = "closed") -> None:
+        """Cut the connection; whatever waits fails with Unreachable."""
+        if self._transport is not None:
+            self._cause = cause
+            self._transport.abort()
+            self.connection_lost(None)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.up = True
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        self._reader.feed(data)
+        while True:
+            try:
+                reply = self._reader.gets()
+            except ServerError as error:
+                return self.close(f"not Redis protocol: {error}")
+            if reply is _nothing:
+                return
+            if type(reply) is hiredis.PushNotification:
+                if self._on_push is not None:
+                    self._on_push(reply)
+                continue
+            self._answer(reply)
+
+    def _answer(self, reply: Any) -> None:
+        future, resend = self._waiting.popleft()
+        if future.done():
+            return
+        if isinstance(reply, BridgeError):
+            if type(reply) is NoScript and resend is not None:
+                self._enqueue(future, hiredis.pack_command(resend), None)
+            else:
+                future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.up:
+            return
+        self.up = False
+        self._transport = None
+        if error is not None:
+            self._cause = str(error)
+        if self._watch is not None:
+            self._watch.cancel()
+        self._outgoing.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for future, _ in waiting:
+            if not future.done():
+                future.set_exception(Unreachable(f"{self.endpoint}: {self._cause}"))
+                future.exception()  # a caller that is gone must not make the loop complain
+        if self._on_lost is not None:
+            self._on_lost(self._cause)

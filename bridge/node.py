@@ -1,0 +1,268 @@
+"""One node of the fleet: heartbeats, membership, and the order in which it comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+
+from bridge.assignment import Assignment
+from bridge.clock import ServerClock, every, once
+from bridge.config import BridgeSettings
+from bridge.connection import Redis
+from bridge.envelope import NODE_NAME, StateReader
+from bridge.errors import BridgeError, Misconfigured, NameTaken
+from bridge.handling import Handling
+from bridge.keys import Keys
+from bridge.lanes import Lanes
+from bridge.registry import Registry
+from bridge.scripts import Script, script
+from bridge.shard_stream import Lease, ShardStream
+from bridge.subscriptions import Subscriptions
+from bridge.telemetry import Joined, MembersChanged, Telemetry
+from bridge.worker import Worker
+
+SCRIPTS: tuple[Script, ...] = (script("heartbeat"), script("leave"))
+FORGET_DEAD_S = 3600.0  # a dead node is named in the lists for so long
+_LEAVING = "leaving"  # on the draining list by itself, not by an operator
+
+Stats = Callable[[], Mapping[str, int]]
+
+
+class Node:
+    """See the module. ``run`` is its whole life."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str,
+        redis: Redis,
+        keys: Keys,
+        streams: Sequence[ShardStream],
+        subscriptions: Subscriptions,
+        registry: Registry,
+        reader: StateReader,
+        settings: BridgeSettings,
+        telemetry: Telemetry,
+        stats: Stats,
+        draining: asyncio.Event,
+    ) -> None:
+        if not NODE_NAME.fullmatch(name):
+            raise Misconfigured(f"node name {name!r}: use 1-63 letters, digits, '.' and '-', the first no sign")
+        self.name, self.boot = name, secrets.token_hex(4)
+        self._url, self._redis, self._keys = url, redis, keys
+        self._subscriptions, self._registry, self._settings, self._telemetry = (
+            subscriptions,
+            registry,
+            settings,
+            telemetry,
+        )
+        self._stats, self._drain_asked = stats, draining
+        self._lanes = Lanes(settings.max_in_flight)
+        self._handling = Handling(name, registry, reader, ServerClock(), settings, telemetry)
+        self._assignment = Assignment(
+            name,
+            f"{name}/{self.boot}",
+            streams,
+            keys=keys,
+            subscriptions=subscriptions,
+            make_worker=self._worker,
+            released=self._tell_others,
+            telemetry=telemetry,
+        )
+        self._members: tuple[str, ...] = ()
+        self._beat_at = 0.0  # loop time of the last answered heartbeat
+        self._trust_others_until = 0.0
+        self._stirred = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
+        self._rates: dict[int, tuple[int, float]] = {}  # shard → handled when last counted, commands per second
+
+    async def run(self, stopping: asyncio.Event, *, drain_s: float) -> None:
+        """Join, handle until ``stopping``, then finish what was started (for ``drain_s`` at most), hand over and leave.
+
+        Raises NameTaken where a live node has the name.
+        """
+        await self._join()
+        async with asyncio.TaskGroup() as background:
+            renewal = background.create_task(
+                every(self._settings.lease_seconds / 4, self._assignment.renew, name="renew", telemetry=self._telemetry)
+            )
+            beating = background.create_task(self._beat_until(stopping))
+            hearing = background.create_task(self._hear())
+            try:
+                await stopping.wait()
+                await beating
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(drain_s):
+                        await self._drain()
+            finally:
+                await self._assignment.abandon()
+                await self._lanes.close()
+                # Renewal outlives the drain: a lapsed lease would let another node redo what we are finishing.
+                for task in (renewal, hearing, beating):
+                    task.cancel()
+        with contextlib.suppress(BridgeError):
+            await self._leave()
+
+    async def step(self) -> None:
+        """One heartbeat, and what follows from who else is there."""
+        members = await self._heartbeat()
+        if members != self._members:
+            self._members = members
+            self._telemetry.emit(MembersChanged(self.name, members))
+        await self._assignment.step(members)
+
+    async def _join(self) -> None:
+        """A name whose former owner was killed becomes free once that counts as dead."""
+        deadline = asyncio.get_running_loop().time() + self._settings.lease_seconds + 1
+        while True:
+            try:
+                await self._heartbeat()
+                break
+            except NameTaken:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+        k = self._keys
+        if await self._redis.call("HGET", k.draining, self.name) == _LEAVING.encode():
+            await self._redis.call("HDEL", k.draining, self.name)
+        self._telemetry.emit(Joined(self.name, self.boot))
+
+    async def _heartbeat(self) -> tuple[str, ...]:
+        """Say that we live; who takes part. Raises NameTaken, Unreachable."""
+        k, lease = self._keys, self._settings.lease_seconds
+        answer = await self._redis.run(
+            script("heartbeat"),
+            (k.nodes_spare, k.live, k.info, k.draining),
+            (
+                self.name,
+                self.boot,
+                orjson.dumps(self._info(), option=orjson.OPT_NON_STR_KEYS),
+                int(lease * 1000),
+                int(FORGET_DEAD_S * 1000),
+            ),
+        )
+        if not answer[0]:
+            raise NameTaken(
+                f"a live node is called {self.name!r} already (boot {answer[1].decode()}); give this one another CHATSERVER_NODE_NAME"
+            )
+        _, now, beats, draining = answer
+        self._handling.clock.heard(now / 1000)
+        self._obey(draining)
+        return self._judge(now, beats, set(draining))
+
+    def _judge(self, now: int, beats: list[bytes], draining: set[bytes]) -> tuple[str, ...]:
+        """Who takes part. After a silence of our own or of the server, the others may have been as silent as we were."""
+        lease = self._settings.lease_seconds
+        loop_time = asyncio.get_running_loop().time()
+        if self._beat_at and loop_time - self._beat_at > lease / 2:
+            self._trust_others_until = loop_time + lease
+        self._beat_at = loop_time
+        trusted = set(self._members) if loop_time < self._trust_others_until else set()
+        return tuple(
+            sorted(
+                name.decode()
+                for name, beat in zip(beats[::2], beats[1::2], strict=True)
+                if name not in draining and (now - float(beat) < lease * 1000 or name.decode() in trusted)
+            )
+        )
+
+    def _obey(self, draining: list[bytes]) -> None:
+        if self.name.encode() in draining:
+            self._drain_asked.set()
+        else:
+            self._drain_asked.clear()
+
+    def _info(self) -> dict[str, Any]:
+        stats = self._stats()
+        return {
+            "version": version("chat-backoffice-bridge"),
+            "url": self._url,
+            "types": self._registry.handled(),
+            "shards": sorted(worker.shard for worker in self._assignment.workers),
+            "sessions": stats.get("sessions", 0),
+            "rooms": stats.get("rooms", 0),
+            "rates": self._count_rates(),
+        }
+
+    def _count_rates(self) -> dict[int, float]:
+        """Commands per second by shard, averaged over about five seconds."""
+        elapsed = max(0.001, asyncio.get_running_loop().time() - self._beat_at) if self._beat_at else 1.0
+        weight = min(1.0, elapsed / 5)
+        counted = {}
+        for worker in self._assignment.workers:
+            before, rate = self._rates.get(worker.shard, (0, 0.0))
+            handled = max(0, worker.handled - before)
+            counted[worker.shard] = (worker.handled, rate + weight * (handled / elapsed - rate))
+        self._rates = counted
+        return {shard: round(rate, 2) for shard, (_, rate) in counted.items() if rate >= 0.01}
+
+    async def _beat_until(self, stopping: asyncio.Event) -> None:
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            while not stopping.is_set():
+                self._stirred.clear()
+                await once(self.step, name="heartbeat", telemetry=self._telemetry)
+                stirred = asyncio.create_task(self._stirred.wait())
+                await asyncio.wait(
+                    (stop, stirred), timeout=self._settings.lease_seconds / 4, return_when=asyncio.FIRST_COMPLETED
+                )
+                stirred.cancel()
+        finally:
+            stop.cancel()
+
+    async def _hear(self) -> None:
+        """Others tell on our channel when they come, go or give shards up."""
+        subscription = await self._subscriptions.subscribe(
+            self._keys.node_channel(self.name), lambda _: self._stirred.set(), on_gap=self._stirred.set
+        )
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._subscriptions.unsubscribe(subscription)
+
+    async def _drain(self) -> None:
+        """Others may take over from now on; they are told again whenever a shard is free."""
+        with contextlib.suppress(BridgeError):
+            await self._redis.call("HSETNX", self._keys.draining, self.name, _LEAVING)
+        beats = asyncio.create_task(
+            every(self._settings.lease_seconds / 4, self._heartbeat, name="heartbeat", telemetry=self._telemetry)
+        )
+        self._tell_others()
+        try:
+            await self._assignment.drain()
+        finally:
+            beats.cancel()
+        if self._telling is not None:
+            await self._telling
+
+    async def _leave(self) -> None:
+        k = self._keys
+        await self._redis.run(script("leave"), (k.live, k.info, k.draining), (self.name, self.boot))
+        await self._tell(self._members)
+
+    def _tell_others(self) -> None:
+        """Make the other nodes look at once rather than at their next heartbeat; told once for all shards of a turn."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell(self._members), name="tell-others")
+
+    async def _tell(self, members: Sequence[str]) -> None:
+        others = [self._redis.send("SPUBLISH", self._keys.node_channel(n), "look") for n in members if n != self.name]
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _worker(self, stream: ShardStream, lease: Lease) -> Worker:
+        return Worker(
+            stream,
+            lease,
+            owner=f"{self.name}/{self.boot}",
+            handling=self._handling,
+            lanes=self._lanes,
+            limits=self._settings.limits,
+            telemetry=self._telemetry,
+        )

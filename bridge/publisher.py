@@ -1,0 +1,171 @@
+"""Put commands on their shards and broadcasts on their channels, once per idempotency key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from bridge.config import BridgeSettings
+from bridge.envelope import (
+    IDEMPOTENCY_KEY,
+    MAX_DEPTH,
+    MAX_EXPIRES_IN_S,
+    MAX_REASON_CHARS,
+    Envelope,
+    Step,
+    check_subject,
+    depth,
+    outcome_head,
+    outcome_rest,
+    shard_of_id,
+)
+from bridge.errors import Conflict, Invalid, NotFound, UnknownType
+from bridge.inspector import Inspector
+from bridge.registry import Registry
+from bridge.shard_stream import ShardStream
+from bridge.shards import shard_of
+
+_TYPES_FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A command that was accepted: it will end, and ``id`` tells how."""
+
+    id: str
+    type: str
+    subject: str
+    duplicate: bool  # this caller had sent it before with the same idempotency key
+    idempotency_key: str
+
+
+class Publisher:
+    """The way in for commands."""
+
+    def __init__(
+        self, streams: Sequence[ShardStream], registry: Registry, inspector: Inspector, settings: BridgeSettings
+    ) -> None:
+        self._streams, self._registry, self._inspector, self._settings = streams, registry, inspector, settings
+        self._lacking: dict[str, _Lacking] = {}
+
+    async def publish(
+        self,
+        type: str,
+        subject: str,
+        payload: Mapping[str, Any],
+        *,
+        by: str,
+        idempotency_key: str | None = None,
+        reason: str | None = None,
+        expires_in: float | None = None,
+    ) -> Receipt:
+        """Accept one command. With the same ``by``, subject and key as before: the earlier command's receipt.
+
+        ``expires_in``: seconds (1 to 604,800) after which it is not started any more; None = never.
+        ``idempotency_key`` None: one is made up; it is in the receipt. Raises Invalid and its kinds where the
+        command is not acceptable, Overloaded, ServerFull, or Unreachable, after which the outcome is unknown:
+        repeat with the same key.
+        """
+        kind = self._registry.get(type)
+        check_subject(subject, kind=kind.subject)
+        key = idempotency_key if idempotency_key is not None else os.urandom(16).hex()
+        _check(key, by, reason, expires_in)
+        body = _encode(payload)
+        kind.validate(body)
+        await self._check_nodes(type)
+        envelope = Envelope("", "", shard_of(subject, len(self._streams)), type, subject, body, by,
+                            int(time.time() * 1000), reason=reason, idem=key)  # fmt: skip
+        id, duplicate = await self._streams[envelope.shard].append(
+            envelope.fields(),
+            caller=by,
+            subject=subject,
+            key=key,
+            body=_digest(envelope, expires_in),
+            expires_in=expires_in,
+        )
+        return Receipt(id, type, subject, duplicate, key)
+
+    async def cancel(self, id: str, *, by: str) -> None:
+        """End a command that no node has read yet. Raises NotFound, Conflict."""
+        shard = self._shard_of_id(id)
+        envelope = await self._inspector.waiting(shard, id)
+        if envelope is None:
+            if await self._inspector.command(shard, id) is None:
+                raise NotFound(f"no command {id}")
+            raise Conflict(f"command {id} has ended")
+        now = int(await self._inspector.now() * 1000)
+        head = outcome_head(envelope, node=None, attempts=0, timeline=[Step("accepted", envelope.accepted_at)])
+        outcome = head + outcome_rest("cancelled", now, None, result={"cancelled_by": by})
+        match await self._streams[shard].cancel(envelope, outcome):
+            case 0:
+                raise Conflict(f"command {id} has ended")
+            case 2:
+                raise Conflict(f"command {id} is being handled; it cannot be cancelled any more")
+
+    def _shard_of_id(self, id: str) -> int:
+        shard = shard_of_id(id)
+        if shard >= len(self._streams):
+            raise NotFound(f"no command {id}: there are {len(self._streams)} shards")
+        return shard
+
+    async def _check_nodes(self, type: str) -> None:
+        """A type that some live node does not know would die there: refuse it now.
+
+        The answer is kept for a second, and everybody who asks meanwhile shares the one look.
+        """
+        lacking = self._lacking.get(type)
+        if lacking is None or (lacking.look.done() and (lacking.is_old() or lacking.look.result())):
+            look = asyncio.get_running_loop().create_task(self._inspector.lacking(type))
+            lacking = self._lacking[type] = _Lacking(look)
+        if not lacking.look.done():
+            await asyncio.wait((lacking.look,))
+        try:
+            nodes = lacking.look.result()
+        except BaseException:
+            self._lacking.pop(type, None)
+            raise
+        if nodes:
+            raise UnknownType(type, nodes=nodes)
+
+
+class _Lacking:
+    """Which live nodes lack a type, as one look says."""
+
+    def __init__(self, look: asyncio.Task[list[str]]) -> None:
+        self.look = look
+        self._asked = asyncio.get_running_loop().time()
+
+    def is_old(self) -> bool:
+        return asyncio.get_running_loop().time() - self._asked > _TYPES_FRESH_S
+
+
+def _check(key: str, by: str, reason: str | None, expires_in: float | None) -> None:
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise Invalid("an idempotency key has 1-200 visible ASCII characters", path=":Idempotency-Key")
+    if not by or len(by) > 100:
+        raise Invalid("'by' says who issues the command, in 1-100 characters", path="/by")
+    if reason is not None and len(reason) > MAX_REASON_CHARS:
+        raise Invalid(f"a reason has at most {MAX_REASON_CHARS} characters", path="/reason")
+    if expires_in is not None and not 1 <= expires_in <= MAX_EXPIRES_IN_S:
+        raise Invalid(f"expires_in is 1 to {MAX_EXPIRES_IN_S} seconds", path="/expires_in")
+
+
+def _encode(payload: Mapping[str, Any]) -> bytes:
+    if depth(payload) > MAX_DEPTH:
+        raise Invalid(f"the payload nests deeper than {MAX_DEPTH}", path="/payload")
+    try:
+        return orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise Invalid(f"the payload is not JSON: {error}", path="/payload") from None
+
+
+def _digest(envelope: Envelope, expires_in: float | None) -> str:
+    body = orjson.dumps((envelope.type, envelope.reason, expires_in))
+    return blake2b(body + envelope.payload, digest_size=12).hexdigest()

@@ -1,0 +1,16 @@
+-- read_state: one key's value, whatever its type.
+-- KEYS  1 key
+-- returns {type, value}
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'string' then
+  return {kind, redis.call('GET', KEYS[1])}
+elseif kind == 'hash' then
+  return {kind, redis.call('HGETALL', KEYS[1])}
+elseif kind == 'zset' then
+  return {kind, redis.call('ZRANGE', KEYS[1], 0, -1)}
+elseif kind == 'set' then
+  return {kind, redis.call('SMEMBERS', KEYS[1])}
+elseif kind == 'list' then
+  return {kind, redis.call('LRANGE', KEYS[1], 0, -1)}
+end
+return {kind, false}

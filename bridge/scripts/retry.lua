@@ -1,0 +1,12 @@
+-- retry: count that a handler ended with a failure and will be tried again.
+-- KEYS  1 lease, 2 epoch, 3 incarnation, 4 starts, 5 spare
+-- ARGV  1 lease token, 2 entry id, 3 starts that never ended, without this one
+-- returns failed attempts; error FENCED
+--!include fence
+local incarnation, fenced = fence(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
+if not incarnation then
+  return fenced
+end
+redis.call('DEL', KEYS[5]) -- needs no memory, so that a full server takes what follows
+redis.call('HSET', KEYS[4], ARGV[2], ARGV[3])
+return redis.call('HINCRBY', KEYS[4], ARGV[2] .. ':failed', 1)

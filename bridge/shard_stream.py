@@ -1,0 +1,261 @@
+"""One shard's stream: append, read, settle and the rest, as domain values. Every call is one script."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.config import BridgeSettings
+from bridge.connection import Redis
+from bridge.effects import Effects
+from bridge.envelope import Envelope
+from bridge.errors import IdempotencyMismatch, Overloaded
+from bridge.keys import GROUP, Keys
+from bridge.link import Argument
+from bridge.scripts import Script, script
+
+READ_AT_MOST = 100  # entries a read; more gains nothing (bench/commands)
+SETTLE_AT_MOST = 50  # entries a settle call
+RETRY_AFTER_S = 1.0  # what an overloaded shard tells its callers
+
+SCRIPTS: tuple[Script, ...] = tuple(
+    script(name)
+    for name in ("append", "read", "claim", "start", "retry", "settle", "bury", "cancel", "acquire", "renew", "release",
+                 "requeue", "discard")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to read and settle a shard, as long as no script says otherwise."""
+
+    token: str  # node/boot/epoch/incarnation
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RawEntry:
+    """An entry as it stands on the stream; an inherited one knows who held it before."""
+
+    id: str
+    fields: list[bytes]  # names and values in turn
+    inherited_from: str | None = None
+    delivered_at: int = 0  # to the previous holder; ms since the epoch, the server's clock
+    starts: int | None = None  # that never ended; None: nothing was recorded
+    failures: int = 0  # attempts that ended with an error
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one claim took over."""
+
+    next: str  # first id of the next page, "" = that was all
+    now: float  # the server's clock, seconds since the epoch
+    entries: list[RawEntry]
+    buried: list[str]  # ids that somebody had deleted from the stream
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A handled entry, ready to be settled."""
+
+    envelope: Envelope
+    state: str
+    attempts: int
+    counted: bool  # whether a starts record exists that has to go
+    head: bytes  # outcome up to its open timeline
+    rest: bytes
+    effects: Effects
+
+
+class ShardStream:
+    """One shard, seen by producers (append, cancel, requeue) and by its holder (the rest, all fenced)."""
+
+    def __init__(self, redis: Redis, keys: Keys, shard: int, settings: BridgeSettings) -> None:
+        self.shard = shard
+        self._redis, self._keys, self._settings = redis, keys, settings
+        k = keys
+        self._fence = (k.lease(shard), k.epoch(shard), k.incarnation(shard))
+        self._stream = k.commands(shard)
+        self._record = (
+            *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard), k.ended(shard)
+        )  # fmt: skip
+
+    # producers
+
+    async def append(
+        self, fields: Sequence[bytes], *, caller: str, subject: str, key: str, body: str, expires_in: float | None
+    ) -> tuple[str, bool]:
+        """The command's id, and whether the key was known already. Raises IdempotencyMismatch, Overloaded."""
+        k, s, limit = self._keys, self.shard, self._settings.backlog_limit
+        word, value = await self._redis.run(
+            _APPEND,
+            (self._stream, k.idem(s, caller, subject, key), k.asleep(s), self._fence[2], self._fence[0], k.ring(s)),
+            (limit, self._settings.outcome_seconds, body, _step(), s,
+             "" if expires_in is None else int(expires_in * 1000), *fields),
+        )  # fmt: skip
+        match word:
+            case b"accepted":
+                return value.decode(), False
+            case b"duplicate":
+                return value.decode(), True
+            case b"mismatch":
+                raise IdempotencyMismatch(key, value.decode())
+        raise Overloaded(value, limit, RETRY_AFTER_S)
+
+    async def cancel(self, envelope: Envelope, outcome: bytes) -> int:
+        """1 cancelled, 0 not on the stream, 2 delivered already."""
+        k, s = self._keys, self.shard
+        answer: int = await self._redis.run(
+            script("cancel"),
+            (self._stream, k.settled(s), k.outcome(s, envelope.id), k.ended(s)),
+            (
+                GROUP,
+                envelope.entry_id,
+                envelope.id,
+                outcome,
+                self._settings.settled_length,
+                self._settings.outcome_seconds,
+            ),
+        )
+        return answer
+
+    async def requeue(self, letter: str, command_id: str, fields: Sequence[bytes]) -> tuple[str, str | None]:
+        """``requeued`` or ``already`` with the new command's id, or ``gone``. Raises Overloaded."""
+        k, s, limit = self._keys, self.shard, self._settings.backlog_limit
+        word, *value = await self._redis.run(
+            script("requeue"),
+            (k.dead(s), k.requeued(s), self._stream, k.asleep(s), self._fence[2], self._fence[0], k.ring(s)),
+            (letter, command_id, s, _step(), limit, *fields),
+        )
+        if word == b"overloaded":
+            raise Overloaded(value[0], limit, RETRY_AFTER_S)
+        return word.decode(), value[0].decode() if value else None
+
+    async def discard(self, letter: str, command_id: str) -> bool:
+        k, s = self._keys, self.shard
+        return bool(await self._redis.run(script("discard"), (k.dead(s), k.requeued(s)), (letter, command_id)))
+
+    # the holder
+
+    async def acquire(self, owner: str) -> Lease | None:
+        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch. None: somebody holds it."""
+        k, s = self._keys, self.shard
+        epoch, token = await self._redis.run(
+            script("acquire"), (k.spare(s), *self._fence, self._stream), (owner, GROUP, self._lease_ms)
+        )
+        return Lease(token.decode(), epoch) if epoch else None
+
+    async def renew(self, lease: Lease) -> None:
+        """Raises Fenced."""
+        await self._redis.run(script("renew"), self._fence, (lease.token, self._lease_ms))
+
+    async def release(self, lease: Lease, unstarted: Sequence[str] = ()) -> None:
+        """Give the shard up; the entries ``unstarted`` were read and never begun, so nobody presumes a death."""
+        starts = self._keys.starts(self.shard)
+        await self._redis.run(script("release"), (self._fence[0], starts), (lease.token, *unstarted))
+
+    async def holder(self) -> str | None:
+        """The lease's token, whoever holds it."""
+        token = await self._redis.call("GET", self._fence[0])
+        return None if token is None else token.decode()
+
+    async def read(self, lease: Lease, consumer: str, count: int) -> tuple[float, list[RawEntry]]:
+        """The server's clock and up to ``count`` new entries. Raises Fenced, NoGroup.
+
+        Fewer than ``count``: the next append rings.
+        """
+        seconds, micros, rows = await self._redis.run(
+            _READ, (*self._fence, self._stream, self._keys.asleep(self.shard)), (lease.token, GROUP, consumer, count)
+        )
+        return int(seconds) + int(micros) / 1e6, [RawEntry(id.decode(), fields) for id, fields in rows]
+
+    async def claim(self, lease: Lease, consumer: str, page: str = "-") -> Page:
+        """Take over up to 100 pending entries from ``page`` on, whoever held them. Raises Fenced, NoGroup."""
+        k, s = self._keys, self.shard
+        following, seconds, micros, rows, buried = await self._redis.run(
+            script("claim"),
+            (*self._fence, self._stream, k.starts(s), k.dead(s), k.requeued(s)),
+            (lease.token, GROUP, consumer, page, s, self._settings.dead_length),
+        )
+        entries = [
+            RawEntry(
+                id.decode(), fields, holder.decode(), int(at), None if starts is None else int(starts), int(failed or 0)
+            )
+            for id, fields, holder, at, starts, failed in rows
+        ]
+        now = int(seconds) + int(micros) / 1e6
+        return Page(following.decode(), now, entries, [id.decode() for id in buried])
+
+    async def start(self, lease: Lease, entry: str, *, presumed: int) -> int:
+        """Count a start of an inherited or once failed entry; how many never ended, this one included. Raises Fenced."""
+        starts: int = await self._redis.run(script("start"), self._counting, (lease.token, entry, presumed))
+        return starts
+
+    async def retry(self, lease: Lease, entry: str, *, deaths: int) -> int:
+        """Count a failed attempt; how many there were. Raises Fenced."""
+        failures: int = await self._redis.run(script("retry"), self._counting, (lease.token, entry, deaths))
+        return failures
+
+    def settle(self, lease: Lease, node: str, batch: Sequence[Ended]) -> asyncio.Future[list[int | bytes]]:
+        """Settle up to 50. Per entry 1, 0 (not pending any more) or the cause why its effects failed. Raises Fenced."""
+        s, config = self.shard, self._settings
+        keys: list[Argument] = list(self._record)
+        arguments: list[Argument] = [
+            lease.token, GROUP, node, config.settled_length, config.outcome_seconds, config.dead_length,
+            secrets.token_hex(8), len(batch),
+        ]  # fmt: skip
+        for ended in batch:
+            self._describe(ended, keys, arguments)
+        assert len(batch) <= SETTLE_AT_MOST, s
+        return self._redis.send_script(_SETTLE, keys, arguments)
+
+    def _describe(self, ended: Ended, keys: list[Argument], arguments: list[Argument]) -> None:
+        k, s, envelope, effects = self._keys, self.shard, ended.envelope, ended.effects
+        keys.append(k.outcome(s, envelope.id))
+        arguments += (envelope.entry_id, envelope.id, ended.attempts, ended.state, int(ended.counted), len(keys),
+                      ended.head, ended.rest, len(effects.writes))  # fmt: skip
+        for write in effects.writes:
+            keys.append(k.shared(s, write.name) if write.shared else k.state(s, envelope.subject, write.name))
+            arguments += (write.operation, len(keys), len(write.arguments), *write.arguments)
+        arguments.append(len(effects.broadcasts))
+        for broadcast in effects.broadcasts:
+            name = broadcast.channel or envelope.subject
+            keys += (k.channel(s, name), k.log(s, name))
+            arguments += (len(keys) - 1, log_length(name, self._settings), name, broadcast.type, broadcast.data)
+
+    async def bury(
+        self, lease: Lease, node: str, entry: str, id: str, *, code: str, message: str, attempts: int, outcome: bytes
+    ) -> tuple[bool, int]:
+        """Whether it was still pending, and how many older letters made room. Raises Fenced."""
+        config = self._settings
+        buried, dropped = await self._redis.run(
+            script("bury"),
+            (*self._record, self._keys.outcome(self.shard, id)),
+            (lease.token, GROUP, node, config.settled_length, config.outcome_seconds, config.dead_length,
+             entry, id, code, message, attempts, outcome),
+        )  # fmt: skip
+        return bool(buried), dropped
+
+    @property
+    def _counting(self) -> tuple[str, ...]:
+        return (*self._fence, self._keys.starts(self.shard), self._keys.spare(self.shard))
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.lease_seconds * 1000)
+
+
+def log_length(channel: str, settings: BridgeSettings) -> int:
+    """How many publications a channel's log keeps: a room's log is its history."""
+    return settings.history_length if channel.startswith("room:") else settings.channel_length
+
+
+def _step() -> int:
+    return random.getrandbits(32) or 1
+
+
+_APPEND, _READ, _SETTLE = script("append"), script("read"), script("settle")

@@ -1,0 +1,378 @@
+"""One owned shard's loop: take over, read, handle in order per subject, settle in batches.
+
+The holder keeps what it read in memory, one line per subject. The next command of a line
+starts only after the settle of the one before was answered; otherwise it would read old state.
+
+After any error of the client nobody knows what the server did. So the worker first takes
+its own lease again under a new epoch, which fences a late read or settle of its own, and
+then claims its own pending entries: results of entries that are still pending are settled
+again, and what is not pending any more is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Iterable
+
+from bridge.errors import BridgeError
+from bridge.handling import Handling, Held, hold
+from bridge.lanes import Lanes
+from bridge.shard_stream import READ_AT_MOST, SETTLE_AT_MOST, Ended, Lease, RawEntry, ShardStream
+from bridge.telemetry import (
+    Buried,
+    Claimed,
+    DeadLettersDropped,
+    LostLease,
+    Read,
+    Retried,
+    Settled,
+    Telemetry,
+)
+from bridge.verdict import Again, Bury, Limits, Verdict, must_bury, must_run_alone
+
+POLL_S = 1.0  # a lost ring is caught by then
+WAITING_PER_SUBJECT = 1000  # read and waiting behind a command of the same subject; beyond it the shard is not read
+_BACK_OFF_FIRST_S, _BACK_OFF_MOST_S = 0.05, 0.5
+
+
+class _Line:
+    """One subject's entries, oldest first. ``busy`` from the moment its head is given to the lanes until that ended."""
+
+    __slots__ = ("busy", "entries", "key", "timer")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.entries: deque[Held] = deque()
+        self.busy = False
+        self.timer: asyncio.TimerHandle | None = None  # its head backs off
+
+    def drop_stale(self) -> None:
+        """Forget entries that are not pending any more, but for a busy head, which its own job lets go."""
+        head = [self.entries[0]] if self.busy else []
+        rest = sorted((h for h in self.entries if not h.dropped and h not in head), key=lambda h: h.order)
+        self.entries = deque(head + rest)
+
+
+class Worker:
+    """See the module. ``run`` ends when the shard is lost or handed over."""
+
+    def __init__(
+        self,
+        stream: ShardStream,
+        lease: Lease,
+        *,
+        owner: str,
+        handling: Handling,
+        lanes: Lanes,
+        limits: Limits,
+        telemetry: Telemetry,
+    ) -> None:
+        self.shard = stream.shard
+        self.lease = lease
+        self.handled = 0  # commands ended here since the shard was taken
+        self._stream, self._owner, self._handling = stream, owner, handling
+        self._lanes, self._limits, self._telemetry = lanes, limits, telemetry
+        self._node = handling.node
+        self._lines: dict[str, _Line] = {}
+        self._results: deque[tuple[_Line, Held, Ended]] = deque()
+        self._settling: asyncio.Task[None] | None = None
+        self._error: BridgeError | None = None  # what the client said last; a recovery is due
+        self._pause_s = _BACK_OFF_FIRST_S
+        self._stirred = asyncio.Event()  # something for the loop to look at
+        self._taken_over = False
+        self._draining = False
+        self._lost = False
+
+    # what others tell it
+
+    def ring(self) -> None:
+        """Something was appended while the shard slept."""
+        self._stirred.set()
+
+    def drain(self) -> None:
+        """Read and start nothing more; ``run`` ends once what was started has settled and the lease is given up."""
+        self._draining = True
+        self._stirred.set()
+
+    def fail(self, error: BridgeError) -> None:
+        """A call about this shard failed: nobody knows what the server did."""
+        if self._error is None:
+            self._error = error
+        self._stirred.set()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    # the loop
+
+    async def run(self) -> None:
+        """Handle the shard until drained or lost."""
+        try:
+            await self._guarded(self._take_over())
+            while not self._lost:
+                if self._error is not None:
+                    await self._recover()
+                elif not self._draining:
+                    await self.step()
+                elif any(line.busy for line in self._lines.values()):
+                    await self._wait(POLL_S)
+                else:
+                    await self._guarded(self._hand_over())
+        finally:
+            await self._abandon()
+
+    async def step(self) -> None:
+        """Read once, as much as there is room for; then wait for a ring where nothing is left."""
+        room = await self._room()
+        if not room:
+            return
+        self._stirred.clear()
+        asked = min(room, READ_AT_MOST)
+        try:
+            now, entries = await self._stream.read(self.lease, self._node, asked)
+        except BridgeError as error:
+            return self.fail(error)
+        self._handling.clock.heard(now)
+        if entries:
+            if self._telemetry.active:
+                self._telemetry.emit(Read(self._node, self.shard, len(entries)))
+            self._take(hold(self.shard, raw) for raw in entries)
+        if len(entries) < asked:
+            await self._wait(POLL_S)
+
+    async def _room(self) -> int:
+        """How many entries may be read now; 0 after a wait: look again."""
+        if any(len(line.entries) > WAITING_PER_SUBJECT for line in self._lines.values()):
+            await self._wait(POLL_S)
+            return 0
+        if self._lanes.load < self._lanes.size:
+            return self._lanes.size - self._lanes.load
+        try:
+            async with asyncio.timeout(POLL_S):
+                await self._lanes.room()
+        except TimeoutError:
+            pass
+        return 0
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        except TimeoutError:
+            pass
+        self._stirred.clear()
+
+    async def _guarded(self, call: Awaitable[None]) -> None:
+        try:
+            await call
+        except BridgeError as error:
+            self.fail(error)
+
+    # taking over, coming back, handing over
+
+    async def _take_over(self) -> None:
+        """Claim every pending entry of the shard before anything new is read; what is in memory already stays."""
+        pending: dict[str, RawEntry] = {}
+        page = "-"
+        while page:
+            claimed = await self._stream.claim(self.lease, self._node, page)
+            self._handling.clock.heard(claimed.now)
+            pending.update((raw.id, raw) for raw in claimed.entries)
+            page = claimed.next
+        for line in self._lines.values():
+            for held in line.entries:
+                found = pending.get(held.raw.id)
+                held.dropped = found is None or found.fields != held.raw.fields
+                if not held.dropped:
+                    del pending[held.raw.id]
+        if pending:
+            self._telemetry.emit(Claimed(self._node, self.shard, len(pending)))
+        self._take(hold(self.shard, raw, presumed_deaths=self._presumed(raw)) for raw in pending.values())
+        self._taken_over = True
+        self._resume()
+
+    def _presumed(self, raw: RawEntry) -> int:
+        # What another process held may have been started there. What this one read without ever
+        # hearing of it, because the answer was lost, was not.
+        return 0 if self._taken_over and raw.inherited_from == self._node else 1
+
+    async def _recover(self) -> None:
+        """After an error: raise the own lease's epoch, then claim. The shard is lost where somebody else holds it."""
+        error, self._error = self._error, None
+        try:
+            lease = await self._stream.acquire(self._owner)
+        except BridgeError as again:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * 2, _BACK_OFF_MOST_S)
+            return self.fail(again)
+        self._telemetry.emit(LostLease(self._node, self.shard, str(error), regained=lease is not None))
+        if lease is None:
+            self._lost = True
+            return
+        self.lease = lease
+        self._pause_s = _BACK_OFF_FIRST_S
+        await self._guarded(self._take_over())
+
+    def _resume(self) -> None:
+        for line in list(self._lines.values()):
+            line.drop_stale()
+            self._submit(line)
+        self._settle_soon()
+
+    async def _hand_over(self) -> None:
+        unstarted = [held.raw.id for line in self._lines.values() for held in line.entries if not held.counted]
+        await self._stream.release(self.lease, unstarted)
+        self._lost = True
+
+    async def _abandon(self) -> None:
+        self._lost = True
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
+        for _ in self._results:
+            self._lanes.let_go()
+        self._results.clear()
+        for line in self._lines.values():
+            if line.timer is not None:
+                line.timer.cancel()
+        self._lines.clear()
+
+    # lines
+
+    def _take(self, entries: Iterable[Held]) -> None:
+        for held in entries:
+            key = held.envelope.subject if held.unreadable is None else held.raw.id
+            line = self._lines.get(key)
+            if line is None:
+                line = self._lines[key] = _Line(key)
+            line.entries.append(held)
+            self._submit(line)
+
+    def _submit(self, line: _Line) -> None:
+        """Give the line's head to the lanes, unless it is there, backs off, or there is none."""
+        if not line.entries:
+            self._lines.pop(line.key, None)
+        elif not (line.busy or line.timer or self._draining or self._lost):
+            line.busy = True
+            self._lanes.submit(lambda: self._handle(line), alone=must_run_alone(line.entries[0].deaths))
+
+    def _let_go(self, line: _Line) -> None:
+        line.busy = False
+        self._lanes.let_go()
+        if self._draining:
+            self._stirred.set()
+
+    def _finish(self, line: _Line) -> None:
+        """The head ended; the next may start."""
+        line.entries.popleft()
+        self._let_go(line)
+        self._submit(line)
+
+    def _wake(self, line: _Line) -> None:
+        line.timer = None
+        self._submit(line)
+
+    # one entry
+
+    async def _handle(self, line: _Line) -> None:
+        """A job of the lanes: the head of a line, once."""
+        held = line.entries[0]
+        if held.dropped:
+            return self._finish(line)
+        if self._draining or self._lost or self._error is not None:
+            return self._let_go(line)
+        try:
+            verdict = await self._attempt(held)
+            if self._lost:
+                return self._let_go(line)
+            if held.dropped:
+                return self._finish(line)
+            match verdict:
+                case Again(after_s, cause):
+                    await self._back_off(line, held, after_s, cause)
+                case Bury():
+                    await self._bury(held, verdict)
+                    self._finish(line)
+                case _:
+                    self._results.append((line, held, self._handling.ended(held, verdict)))
+                    self._settle_soon()
+        except BridgeError as error:
+            self._let_go(line)
+            self.fail(error)
+
+    async def _attempt(self, held: Held) -> Verdict | None:
+        """What becomes of the entry; None: it has expired."""
+        if held.unreadable is not None:
+            return held.unreadable
+        too_deadly = must_bury(held.deaths, self._limits)
+        if too_deadly is not None:
+            return too_deadly
+        if self._handling.expired(held):
+            return None
+        if held.counted or held.raw.inherited_from is not None:
+            held.counted = True
+            await self._stream.start(self.lease, held.raw.id, presumed=held.deaths)
+        return await self._handling.run(held)
+
+    async def _back_off(self, line: _Line, held: Held, after_s: float, cause: str) -> None:
+        held.counted = True
+        held.failures = await self._stream.retry(self.lease, held.raw.id, deaths=held.deaths)
+        held.timeline.append(self._handling.step("retrying"))
+        self._telemetry.emit(Retried(self._node, held.envelope.id, held.envelope.type, held.failures, after_s, cause))
+        line.timer = asyncio.get_running_loop().call_later(after_s, self._wake, line)
+        self._let_go(line)
+
+    async def _bury(self, held: Held, verdict: Bury) -> None:
+        envelope = held.envelope
+        attempts, outcome = self._handling.obituary(held, verdict)
+        buried, dropped = await self._stream.bury(
+            self.lease, self._node, held.raw.id, envelope.id, code=verdict.code, message=verdict.cause,
+            attempts=attempts, outcome=outcome,
+        )  # fmt: skip
+        if buried:
+            self.handled += 1
+            self._telemetry.emit(Buried(self._node, envelope.id, envelope.type, verdict.code, verdict.cause))
+        if dropped:
+            self._telemetry.emit(DeadLettersDropped(self.shard, dropped))
+
+    # settling
+
+    def _settle_soon(self) -> None:
+        if self._settling is None and self._results and self._error is None:
+            self._settling = asyncio.get_running_loop().create_task(self._settle_all(), name=f"settle-{self.shard}")
+
+    async def _settle_all(self) -> None:
+        """One batch after the other, as long as there are results; meanwhile the lanes fill the next."""
+        try:
+            while self._results and self._error is None and not self._lost:
+                batch = [self._results.popleft() for _ in range(min(len(self._results), SETTLE_AT_MOST))]
+                try:
+                    answers = await self._stream.settle(self.lease, self._node, [ended for _, _, ended in batch])
+                except BaseException as error:
+                    self._results.extendleft(reversed(batch))
+                    if not isinstance(error, BridgeError):
+                        raise
+                    return self.fail(error)
+                for (line, held, ended), answer in zip(batch, answers, strict=True):
+                    self._settled(held, ended, answer)
+                    self._finish(line)
+        finally:
+            self._settling = None
+
+    def _settled(self, held: Held, ended: Ended, answer: int | bytes) -> None:
+        envelope = held.envelope
+        if answer == 0:
+            return
+        self.handled += 1
+        if not self._telemetry.active:
+            return
+        if answer == 1:
+            waited = held.began - envelope.accepted_at / 1000 if held.began else 0.0
+            self._telemetry.emit(
+                Settled(self._node, envelope.id, envelope.type, envelope.subject, ended.state, waited, held.handled_s)
+            )
+        else:
+            cause = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
+            self._telemetry.emit(Buried(self._node, envelope.id, envelope.type, "effects_failed", cause))
