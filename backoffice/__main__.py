@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from bridge.errors import BridgeError, Misconfigured
 from bridge.registry import load_plugins
 
 try:
-    from uvloop import new_event_loop
-except ImportError:
-    new_event_loop = asyncio.new_event_loop
+    import uvloop
+except ImportError:  # an extra
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    new_event_loop = uvloop.new_event_loop
 
 log = structlog.get_logger("backoffice")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import structlog
 from aiohttp import web
 
 from backoffice import openapi
@@ -27,7 +28,9 @@ from backoffice.routes import BRIDGE, PREFIX, STOPPING, TOKENS, Route, bind
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
-from bridge.telemetry import Telemetry
+from bridge.telemetry import Connected, Disconnected, StepFailed, Telemetry
+
+log = structlog.get_logger(__name__)
 
 RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions)
 
@@ -54,7 +57,9 @@ def make_app(
     async def connected(app: web.Application) -> AsyncIterator[None]:
         events = telemetry or Telemetry()
         events.listen(app[METRICS].listen, inline=True)
+        events.listen(_log)
         async with Bridge.connect(bridge, registry=registry, telemetry=events) as app[BRIDGE]:
+            app[METRICS].watch(app[BRIDGE].redis)
             yield
 
     async def stop(app: web.Application) -> None:
@@ -63,6 +68,17 @@ def make_app(
     app.cleanup_ctx.append(connected)
     app.on_shutdown.append(stop)
     return app
+
+
+def _log(event: object) -> None:
+    """Lost and found connections; what a single request met is in its answer."""
+    match event:
+        case Disconnected(server=server, cause=cause):
+            log.warning("disconnected", server=server, cause=cause)
+        case Connected(server=server):
+            log.info("connected", server=server)
+        case StepFailed(name=name, cause=cause):
+            log.warning("step failed", step=name, cause=cause)
 
 
 def routes(settings: BackofficeSettings) -> tuple[Route, ...]:

@@ -53,7 +53,7 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
     try:
         server = runner.server
         assert server is not None
-        server.request_handler = Frame(server.request_handler, app[METRICS])
+        server.request_handler = Frame(server.request_handler, app[METRICS])  # type: ignore[assignment]
         protocol = partial(
             Protocol,
             server,
@@ -61,7 +61,7 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
             keepalive_timeout=IDLE_SECONDS,
             lingering_time=LINGERING_SECONDS,
             auto_decompress=False,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]
         )
         listener = await loop.create_server(protocol, host, port)
         try:

@@ -7,7 +7,8 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from bridge.telemetry import Connected, Disconnected
+from bridge.connection import Redis
+from bridge.telemetry import Disconnected
 
 
 class Metrics:
@@ -20,7 +21,7 @@ class Metrics:
                                  registry=self.registry)  # fmt: skip
         self._seconds = Histogram("backoffice_request_seconds", "Time until the answer was ready", ("method", "route"),
                                   registry=self.registry)  # fmt: skip
-        self._redis = Gauge("backoffice_redis_connected", "1 while Redis is connected", registry=self.registry)
+        self._connected = Gauge("backoffice_redis_connected", "1 while Redis is connected", registry=self.registry)
         self._lost = Counter("backoffice_redis_disconnects", "Lost connections to Redis", registry=self.registry)
         # Looking labels up costs more than counting: one request in many has a new combination.
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -37,12 +38,12 @@ class Metrics:
 
     def listen(self, event: Any) -> None:
         """A listener of the bridge's telemetry."""
-        match event:
-            case Connected():
-                self._redis.set(1)
-            case Disconnected():
-                self._redis.set(0)
-                self._lost.inc()
+        if isinstance(event, Disconnected):
+            self._lost.inc()
+
+    def watch(self, redis: Redis) -> None:
+        """Ask this connection whenever somebody asks us."""
+        self._connected.set_function(lambda: redis.connected)
 
 
 METRICS = web.AppKey("metrics", Metrics)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from bridge.errors import (
     BridgeError,
@@ -83,7 +83,7 @@ class Problem(Exception):
         detail: str,
         *,
         faults: Iterable[Fault] = (),
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[istr, str] | None = None,
         **members: Any,
     ) -> None:
         super().__init__(detail)

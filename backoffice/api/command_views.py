@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from backoffice.problems import ProblemDocument
 from backoffice.times import time_of, time_or_none
@@ -102,6 +102,10 @@ class BatchAnswer:
     results: list[BatchResult]
 
 
+def _state(name: str) -> StateName:
+    return cast(StateName, name)
+
+
 def view(outcome: Outcome, kind: type[V], **more: Any) -> V:
     """The outcome as the API tells it; ``more`` are the fields that ``kind`` has beyond CommandView."""
     error = outcome.error
@@ -118,10 +122,10 @@ def view(outcome: Outcome, kind: type[V], **more: Any) -> V:
         idempotency_key=outcome.idempotency_key,
         origin=outcome.origin,
         requeued_as=outcome.requeued_as,
-        state=outcome.state,
+        state=_state(outcome.state),
         node=outcome.node,
         attempts=outcome.attempts,
-        timeline=[TimelineStep(step.state, time_of(step.at), step.node) for step in outcome.timeline],
+        timeline=[TimelineStep(_state(step.state), time_of(step.at), step.node) for step in outcome.timeline],
         result=outcome.result,
         error=None if error is None else CommandError(error.code, error.message, time_of(error.at)),
         receipts=[],
