@@ -61,7 +61,7 @@ class Assignment:
             await self._take_orphans(members, now)
 
     async def renew(self) -> None:
-        """Hold every lease for longer, while draining too: were one to lapse, another node would redo what we finish."""
+        """Hold every lease for longer, while draining too: if one lapsed, another node would redo what we finish."""
         workers = list(self._workers.values())
         renewals = (self._streams[worker.shard].renew(worker.lease) for worker in workers)
         leases = [worker.lease for worker in workers]

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import SecretStr
+
 from bridge import self_check
 from bridge.channels import Channel, Channels
 from bridge.config import BridgeSettings
@@ -75,7 +77,7 @@ class Bridge:
         ``timeout``: seconds after which a call that Redis does not answer raises Unreachable.
         Raises Misconfigured with the remedy, Unreachable.
         """
-        config = where if isinstance(where, BridgeSettings) else BridgeSettings(redis_url=where, **settings)
+        config = where if isinstance(where, BridgeSettings) else BridgeSettings(redis_url=SecretStr(where), **settings)
         telemetry = telemetry or Telemetry()
         async with contextlib.AsyncExitStack() as stack:
             url = await _server_url(config.redis_url.get_secret_value(), stack)

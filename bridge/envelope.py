@@ -1,4 +1,4 @@
-"""Commands, their outcomes and publications as values, and their form in Redis. Past this module there are no raw fields."""
+"""Commands, their outcomes and publications as values, and their form in Redis."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", re.ASCII)
 
 State = str  # scheduled accepted handling retrying done rejected expired dead cancelled
 ENDED: frozenset[State] = frozenset({"done", "rejected", "expired", "dead", "cancelled"})
+
+_TOLD = (b"type", b"subject", b"by")
 
 P = TypeVar("P")
 StateValue = str | dict[str, str] | list[str] | None
@@ -109,6 +111,16 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
         raise BadEntry("undecodable", f"field {error.args[0].decode()!r} is missing") from None
     except ValueError as error:
         raise BadEntry("undecodable", str(error)) from None
+
+
+def decode_or_stand_in(shard: int, entry_id: str, flat: Sequence[bytes]) -> tuple[Envelope, BadEntry | None]:
+    """The entry; or what can be told of one that cannot be read, and why it cannot."""
+    try:
+        return decode(shard, entry_id, flat), None
+    except BadEntry as error:
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        type_, subject, by = (fields.get(name, b"").decode(errors="replace")[:200] for name in _TOLD)
+        return Envelope(f"{shard}-{entry_id}", entry_id, shard, type_, subject, b"null", by, 0), error
 
 
 def check_subject(subject: str, *, kind: str | None = None) -> None:

@@ -11,14 +11,13 @@ from bridge.clock import ServerClock
 from bridge.config import BridgeSettings
 from bridge.effects import Effects
 from bridge.envelope import (
-    BadEntry,
     Command,
     Envelope,
     Failure,
     State,
     StateReader,
     Step,
-    decode,
+    decode_or_stand_in,
     outcome_head,
     outcome_rest,
 )
@@ -57,33 +56,19 @@ class Held:
 
 def hold(shard: int, raw: RawEntry, *, presumed_deaths: int = 0) -> Held:
     """Decode what was delivered; an inherited entry without a record is presumed to have died that often."""
-    unreadable = None
-    try:
-        envelope = decode(shard, raw.id, raw.fields)
-    except BadEntry as error:
-        unreadable = Bury(error.code, str(error))
-        envelope = _stand_in(shard, raw)
+    envelope, fault = decode_or_stand_in(shard, raw.id, raw.fields)
     timeline = [Step("accepted", envelope.accepted_at)]
     if raw.inherited_from is not None:
         timeline.append(Step("handling", raw.delivered_at, raw.inherited_from))
     return Held(
         raw,
         envelope,
-        unreadable,
+        Bury(fault.code, str(fault)) if fault is not None else None,
         timeline,
         deaths=presumed_deaths if raw.starts is None else raw.starts,
         failures=raw.failures,
         counted=raw.starts is not None or raw.failures > 0,
     )
-
-
-def _stand_in(shard: int, raw: RawEntry) -> Envelope:
-    fields = dict(zip(raw.fields[::2], raw.fields[1::2], strict=True))
-
-    def text(name: bytes) -> str:
-        return fields.get(name, b"").decode(errors="replace")[:200]
-
-    return Envelope(f"{shard}-{raw.id}", raw.id, shard, text(b"type"), text(b"subject"), b"null", text(b"by"), 0)
 
 
 class Handling:
@@ -133,7 +118,7 @@ class Handling:
         try:
             async with limit:
                 result = await handler(command)
-            if result is not None and not isinstance(result, Effects):
+            if not isinstance(result, Effects | None):
                 result = TypeError(f"the handler returned {type(result).__name__}, not Effects or None")
         except TimeoutError as error:
             result = TimeoutError(f"the handler ran longer than {self._seconds:g} s") if limit.expired() else error

@@ -10,10 +10,23 @@ import orjson
 
 from bridge.channels import Channel, Channels
 from bridge.connection import Redis
-from bridge.envelope import BadEntry, Envelope, Outcome, StateReader, StateValue, Step, decode, outcome_from_json
+from bridge.envelope import (
+    BadEntry,
+    Envelope,
+    Outcome,
+    StateReader,
+    StateValue,
+    Step,
+    decode,
+    decode_or_stand_in,
+    outcome_from_json,
+)
+from bridge.errors import NoGroup
 from bridge.keys import GROUP, Keys
 from bridge.scripts import script
 from bridge.shards import shard_of
+
+Backlogs = dict[int, tuple[int, int]]  # shard → length of its stream, how much of it is pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ class Inspector:
             self.now(), call("ZRANGE", k.live, 0, -1, "WITHSCORES"), call("HGETALL", k.info), call("HKEYS", k.draining),
             self._backlogs() if with_lag else _nothing(),
         )  # fmt: skip
-        scores = {name: score for name, score in beats}
+        scores = dict(beats)
         return [
             self._node(name, scores[name], record, now, name in draining, shards)
             for name, record in sorted(infos.items())
@@ -90,7 +103,7 @@ class Inspector:
         record: bytes,
         now: float,
         draining: bool,
-        backlogs: dict[int, tuple[int, int]],
+        backlogs: Backlogs,
     ) -> NodeInfo:
         boot, _, info = record.partition(b" ")
         told = orjson.loads(info)
@@ -118,19 +131,8 @@ class Inspector:
             length, pending = backlogs[shard]
             age = max(0.0, now - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else None
             holder = None if token is None else token.decode().split("/", 1)[0]
-            infos.append(
-                ShardInfo(
-                    shard,
-                    holder,
-                    int(epoch or 0),
-                    length,
-                    max(0, length - pending),
-                    pending,
-                    age,
-                    dead,
-                    rates.get(shard, 0.0),
-                )
-            )
+            lag, rate = max(0, length - pending), rates.get(shard, 0.0)
+            infos.append(ShardInfo(shard, holder, int(epoch or 0), length, lag, pending, age, dead, rate))
         return infos
 
     async def _shard_rest(self, shard: int) -> Any:
@@ -146,34 +148,39 @@ class Inspector:
         )
         return max(0, int(letters) - int(requeued))
 
-    async def _backlogs(self) -> dict[int, tuple[int, int]]:
+    async def _backlogs(self) -> Backlogs:
         """Per shard its length and how much of it is pending."""
         streams = [self._keys.commands(shard) for shard in range(self._shards)]
         lengths = asyncio.gather(*(self._redis.call("XLEN", stream) for stream in streams))
-        pending = asyncio.gather(
-            *(self._redis.call("XPENDING", stream, GROUP) for stream in streams), return_exceptions=True
-        )
-        # No group yet, so nothing was read.
-        counts = [answer[0] if isinstance(answer, list) else 0 for answer in await pending]
-        return dict(enumerate(zip(await lengths, counts, strict=True)))
+        pending = asyncio.gather(*(self._pending_count(stream) for stream in streams))
+        return dict(enumerate(zip(await lengths, await pending, strict=True)))
+
+    async def _pending_count(self, stream: str) -> int:
+        try:
+            summary = await self._redis.call("XPENDING", stream, GROUP)
+        except NoGroup:
+            return 0
+        return int(summary[0])
 
     async def pending(self, shard: int, limit: int) -> list[PendingEntry]:
         """What was read and has not ended, oldest first."""
         stream = self._keys.commands(shard)
-        answer = await asyncio.gather(
-            self._redis.call("XPENDING", stream, GROUP, "-", "+", limit), return_exceptions=True
-        )
-        rows = answer[0] if isinstance(answer[0], list) else []
+        rows = await self._pending(shard, "-", "+", limit)
         found = await asyncio.gather(*(self._redis.call("XRANGE", stream, row[0], row[0]) for row in rows))
         entries = []
         for (id, node, idle_ms, deliveries), entry in zip(rows, found, strict=True):
             if entry:
-                envelope = _readable(shard, id.decode(), entry[0][1])
-                public, type_, subject = (
-                    (envelope.id, envelope.type, envelope.subject) if envelope else (f"{shard}-{id.decode()}", "", "")
+                told, _ = decode_or_stand_in(shard, id.decode(), entry[0][1])
+                entries.append(
+                    PendingEntry(told.id, told.type, told.subject, node.decode(), idle_ms / 1000, deliveries)
                 )
-                entries.append(PendingEntry(public, type_, subject, node.decode(), idle_ms / 1000, deliveries))
         return entries
+
+    async def _pending(self, shard: int, first: str, last: str, limit: int) -> Any:
+        try:
+            return await self._redis.call("XPENDING", self._keys.commands(shard), GROUP, first, last, limit)
+        except NoGroup:
+            return []  # so nothing was read
 
     async def waiting(self, shard: int, id: str) -> Envelope | None:
         """A command that has not ended, as it stands on the stream."""
@@ -197,16 +204,11 @@ class Inspector:
 
     async def _unfinished(self, envelope: Envelope) -> Outcome:
         k, s, entry = self._keys, envelope.shard, envelope.entry_id
-        now, counted, *pending = await asyncio.gather(
+        now, counted, rows = await asyncio.gather(
             self.now(),
             self._redis.call("HMGET", k.starts(s), entry, f"{entry}:failed"),
-            self._redis.call("XPENDING", k.commands(s), GROUP, entry, entry, 1),
-            return_exceptions=True,
+            self._pending(s, entry, entry, 1),
         )
-        for answer in (now, counted):
-            if isinstance(answer, BaseException):
-                raise answer
-        rows = pending[0] if isinstance(pending[0], list) else []
         steps = [Step("accepted", envelope.accepted_at)]
         state, node, attempts = "accepted", None, 0
         if rows:
@@ -258,5 +260,5 @@ def _unfinished_outcome(
     )  # fmt: skip
 
 
-async def _nothing() -> dict[int, tuple[int, int]]:
+async def _nothing() -> Backlogs:
     return {}

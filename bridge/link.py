@@ -1,4 +1,4 @@
-"""One pipelined connection to one server, RESP3, with its own deadline. It does not come back: `connection` makes another.
+"""One pipelined connection to one server, RESP3, with a deadline of its own. `connection` replaces a lost one.
 
 All calls of one turn of the event loop leave in one write, and replies are matched by
 order. That is what makes an awaited publish cheap (bench/publish): a pool of connections
@@ -27,6 +27,7 @@ MAX_WAITING = 50_000  # calls sent and not yet answered, on one connection
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "UNBLOCKED", "MOVED",
             "ASK")  # fmt: skip
 _nothing = object()
+_pack = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
 
 
 class NoScript(BridgeError):
@@ -141,19 +142,19 @@ class Link(asyncio.Protocol):
 
         The future raises Unreachable if the connection goes first: the outcome is unknown then.
         """
-        return self._queue(hiredis.pack_command(arguments), None)
+        return self._queue(_pack(arguments), None)
 
     def send_script(
         self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]
     ) -> asyncio.Future[Any]:
         """Queue a script by its hash; a server that has forgotten it gets its source."""
         tail = (len(keys), *keys, *arguments)
-        return self._queue(hiredis.pack_command(("EVALSHA", script.sha, *tail)), ("EVAL", script.source, *tail))
+        return self._queue(_pack(("EVALSHA", script.sha, *tail)), ("EVAL", script.source, *tail))
 
     def write(self, *arguments: Argument) -> None:
         """Queue a call that is answered by pushes only (SSUBSCRIBE and its like). Not up: nothing happens."""
         if self._transport is not None:
-            self._outgoing_soon(hiredis.pack_command(arguments))
+            self._outgoing_soon(_pack(arguments))
 
     def _queue(self, packed: bytes, resend: tuple[Argument, ...] | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -228,7 +229,7 @@ class Link(asyncio.Protocol):
             return
         if isinstance(reply, BridgeError):
             if type(reply) is NoScript and resend is not None:
-                self._enqueue(future, hiredis.pack_command(resend), None)
+                self._enqueue(future, _pack(resend), None)
             else:
                 future.set_exception(reply)
         else:

@@ -76,6 +76,7 @@ class Node:
             released=self._tell_others,
             telemetry=telemetry,
         )
+        self._beat_s = settings.lease_seconds / 4  # between heartbeats, and between renewals
         self._members: tuple[str, ...] = ()
         self._beat_at = 0.0  # loop time of the last answered heartbeat
         self._trust_others_until = 0.0
@@ -91,7 +92,7 @@ class Node:
         await self._join()
         async with asyncio.TaskGroup() as background:
             renewal = background.create_task(
-                every(self._settings.lease_seconds / 4, self._assignment.renew, name="renew", telemetry=self._telemetry)
+                every(self._beat_s, self._assignment.renew, name="renew", telemetry=self._telemetry)
             )
             beating = background.create_task(self._beat_until(stopping))
             hearing = background.create_task(self._hear())
@@ -150,7 +151,7 @@ class Node:
         )
         if not answer[0]:
             raise NameTaken(
-                f"a live node is called {self.name!r} already (boot {answer[1].decode()}); give this one another CHATSERVER_NODE_NAME"
+                f"a live node is called {self.name!r} already (boot {answer[1].decode()}); give this one another name"
             )
         _, now, beats, draining = answer
         self._handling.clock.heard(now / 1000)
@@ -158,7 +159,7 @@ class Node:
         return self._judge(now, beats, set(draining))
 
     def _judge(self, now: int, beats: list[bytes], draining: set[bytes]) -> tuple[str, ...]:
-        """Who takes part. After a silence of our own or of the server, the others may have been as silent as we were."""
+        """Who takes part. After a silence of ours or of the server, the others may have been as silent."""
         lease = self._settings.lease_seconds
         loop_time = asyncio.get_running_loop().time()
         if self._beat_at and loop_time - self._beat_at > lease / 2:
@@ -210,9 +211,7 @@ class Node:
                 self._stirred.clear()
                 await once(self.step, name="heartbeat", telemetry=self._telemetry)
                 stirred = asyncio.create_task(self._stirred.wait())
-                await asyncio.wait(
-                    (stop, stirred), timeout=self._settings.lease_seconds / 4, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait((stop, stirred), timeout=self._beat_s, return_when=asyncio.FIRST_COMPLETED)
                 stirred.cancel()
         finally:
             stop.cancel()
@@ -231,9 +230,7 @@ class Node:
         """Others may take over from now on; they are told again whenever a shard is free."""
         with contextlib.suppress(BridgeError):
             await self._redis.call("HSETNX", self._keys.draining, self.name, _LEAVING)
-        beats = asyncio.create_task(
-            every(self._settings.lease_seconds / 4, self._heartbeat, name="heartbeat", telemetry=self._telemetry)
-        )
+        beats = asyncio.create_task(every(self._beat_s, self._heartbeat, name="heartbeat", telemetry=self._telemetry))
         self._tell_others()
         try:
             await self._assignment.drain()

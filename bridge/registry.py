@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bridge.effects import Effects
 from bridge.envelope import TYPE, Command
 from bridge.errors import InvalidPayload, Misconfigured, UnknownType
 from bridge.keys import RESERVED
 
 M = TypeVar("M", bound=BaseModel)
-Handler = Callable[[Command[Any]], Awaitable[Effects | None]]
+Handler = Callable[[Command[Any]], Awaitable[Any]]  # Effects or None; anything else is a failure
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
 

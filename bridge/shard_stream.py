@@ -81,7 +81,8 @@ class ShardStream:
         self._fence = (k.lease(shard), k.epoch(shard), k.incarnation(shard))
         self._stream = k.commands(shard)
         self._record = (
-            *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard), k.ended(shard)
+            *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard),
+            k.ended(shard),
         )  # fmt: skip
 
     # producers
@@ -142,7 +143,7 @@ class ShardStream:
     # the holder
 
     async def acquire(self, owner: str) -> Lease | None:
-        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch. None: somebody holds it."""
+        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch. None: it is held."""
         k, s = self._keys, self.shard
         epoch, token = await self._redis.run(
             script("acquire"), (k.spare(s), *self._fence, self._stream), (owner, GROUP, self._lease_ms)
@@ -191,7 +192,7 @@ class ShardStream:
         return Page(following.decode(), now, entries, [id.decode() for id in buried])
 
     async def start(self, lease: Lease, entry: str, *, presumed: int) -> int:
-        """Count a start of an inherited or once failed entry; how many never ended, this one included. Raises Fenced."""
+        """Count a start of an inherited or once failed entry; how many never ended, with this one. Raises Fenced."""
         starts: int = await self._redis.run(script("start"), self._counting, (lease.token, entry, presumed))
         return starts
 

@@ -133,7 +133,8 @@ class Worker:
         try:
             now, entries = await self._stream.read(self.lease, self._node, asked)
         except BridgeError as error:
-            return self.fail(error)
+            self.fail(error)
+            return
         self._handling.clock.heard(now)
         if entries:
             if self._telemetry.active:
@@ -206,7 +207,8 @@ class Worker:
         except BridgeError as again:
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(self._pause_s * 2, _BACK_OFF_MOST_S)
-            return self.fail(again)
+            self.fail(again)
+            return
         self._telemetry.emit(LostLease(self._node, self.shard, str(error), regained=lease is not None))
         if lease is None:
             self._lost = True
@@ -285,10 +287,8 @@ class Worker:
             return self._let_go(line)
         try:
             verdict = await self._attempt(held)
-            if self._lost:
-                return self._let_go(line)
-            if held.dropped:
-                return self._finish(line)
+            if self._stale(held):
+                return self._drop(line)
             match verdict:
                 case Again(after_s, cause):
                     await self._back_off(line, held, after_s, cause)
@@ -301,6 +301,17 @@ class Worker:
         except BridgeError as error:
             self._let_go(line)
             self.fail(error)
+
+    def _drop(self, line: _Line) -> None:
+        """Forget a busy head, whose shard or entry is not ours any more."""
+        if self._lost:
+            self._let_go(line)
+        else:
+            self._finish(line)
+
+    def _stale(self, held: Held) -> bool:
+        """Whether the shard or the entry was lost while its handler ran."""
+        return self._lost or held.dropped
 
     async def _attempt(self, held: Held) -> Verdict | None:
         """What becomes of the entry; None: it has expired."""
