@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests import leftovers
 from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.servers import DEFAULT_ENGINE, ENGINES, Missing, Server, version
-from tests.waiting import until
+from tests.waiting import block_until, until
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
@@ -156,13 +157,21 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left(request: pytest.FixtureRequest, shared_servers: dict[str, Server]) -> Iterator[None]:
+def no_process_is_left(shared_servers: dict[str, Server]) -> Iterator[None]:
     before = set(leftovers.children())
     yield
     kept = before | {server.pid for server in shared_servers.values()}
-    left = {pid: command for pid, command in leftovers.children().items() if pid not in kept}
-    if left:
-        pytest.fail(f"child processes are left: {left}")
+
+    def left() -> dict[int, str]:
+        return {pid: command for pid, command in leftovers.children().items() if pid not in kept}
+
+    try:  # those whose parent was killed may be about to follow
+        block_until(lambda: not left(), timeout=2)
+    except AssertionError:
+        processes = left()
+        for pid in processes:
+            os.kill(pid, signal.SIGKILL)
+        pytest.fail(f"child processes are left: {processes}")
 
 
 @pytest.fixture(autouse=True)

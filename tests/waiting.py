@@ -6,13 +6,14 @@ import asyncio
 import inspect
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Any
 
-PAUSE_S = 0.005
+PAUSE_S = 0.003
 
 
-async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: str = "") -> Any:
+async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Callable[[], str] | str = "") -> Any:
     """Ask ``predicate``, plain or async, until it answers something true, and return that."""
     value: Any = None
     try:
@@ -24,7 +25,21 @@ async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: str 
                     return value
                 await asyncio.sleep(PAUSE_S)  # noqa: TID251 - the one place that may
     except TimeoutError:
-        raise AssertionError(f"not within {timeout:g} s: {what or predicate}; last answer {value!r}") from None
+        raise AssertionError(f"not within {timeout:g} s: {_name(what, predicate)}; last answer {value!r}") from None
+
+
+def block_until(predicate: Callable[[], Any], timeout: float = 10, *, what: Callable[[], str] | str = "") -> Any:
+    """The same without an event loop, for fixtures."""
+    deadline = time.monotonic() + timeout
+    while not (value := predicate()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {_name(what, predicate)}; last answer {value!r}")
+        time.sleep(PAUSE_S)  # noqa: TID251 - see above
+    return value
+
+
+def _name(what: Callable[[], str] | str, predicate: Callable[[], Any]) -> object:
+    return (what() if callable(what) else what) or predicate
 
 
 async def ended(pid: int, timeout: float = 10) -> None:
