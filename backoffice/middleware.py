@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from backoffice.metrics import Metrics
 from backoffice.problems import Problem, from_error
+from backoffice.routes import LABEL, REQUEST_ID
 from bridge.errors import BridgeError
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -36,7 +37,7 @@ class Frame:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         started = perf_counter()
-        request["request_id"] = request_id = self._request_id(request)
+        request[REQUEST_ID] = request_id = self._request_id(request)
         response = await self._answer(request, request_id)
         if not response.prepared:
             headers = response.headers
@@ -44,7 +45,7 @@ class Frame:
             headers[hdrs.SERVER] = "backoffice"
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
-        self._metrics.answered(request.get("route", "none"), response.status, perf_counter() - started)
+        self._metrics.answered(request.get(LABEL, "none"), response.status, perf_counter() - started)
         return response
 
     async def _answer(self, request: web.Request, request_id: str) -> web.StreamResponse:

@@ -33,9 +33,9 @@ class Paged(Query):
         try:
             value = orjson.loads(base64.b64decode(self.cursor + "=" * (-len(self.cursor) % 4), b"-_", validate=True))
         except (binascii.Error, ValueError):
-            raise _bad_cursor() from None
+            raise bad_cursor() from None
         if type(value) is not kind:
-            raise _bad_cursor()
+            raise bad_cursor()
         return value
 
 
@@ -56,5 +56,5 @@ def cut(items: Sequence[T], query: Paged, key: Callable[[T], K], kind: type[K]) 
     return page(kept, cursor_of(key(kept[-1])) if len(following) > len(kept) else None)
 
 
-def _bad_cursor() -> Problem:
+def bad_cursor() -> Problem:
     return invalid([Fault("?cursor", "bad_cursor", "not a cursor of this list; begin without one")])

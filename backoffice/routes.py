@@ -22,6 +22,8 @@ DEADLINE_S = 0.9  # a call that waits for Redis longer is answered 503
 
 BRIDGE = web.AppKey("bridge", Bridge)
 TOKENS = web.AppKey("tokens", Tokens)
+REQUEST_ID = web.RequestKey("request_id", str)
+LABEL = web.RequestKey("label", str)  # method and path as registered, for the metrics
 STOPPING = web.AppKey("stopping", asyncio.Event)  # set when the service begins to stop: whoever waits, answers
 
 Q = TypeVar("Q", bound=Query)
@@ -78,7 +80,7 @@ def bind(route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
     label = f"{route.method} {PREFIX}{route.path}"
 
     async def handle(request: web.Request) -> web.Response:
-        request["route"] = label  # for the metrics
+        request[LABEL] = label
         app = request.app
         caller = authorise(route.role, app[TOKENS], request)
         check_encoding(request)

@@ -17,7 +17,7 @@ from backoffice.api.command_views import Accepted, BatchAnswer, CommandView, Wai
 from backoffice.intake import BATCH_BYTES, IDEMPOTENCY_HEADER, Body, NoQuery, Query, check, idempotency_key
 from backoffice.operators import Caller, Role, role_to_issue
 from backoffice.problems import Fault, Problem, from_error, invalid, not_found, unreachable
-from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, STOPPING, Call, Route, reply, require
+from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, REQUEST_ID, STOPPING, Call, Route, reply, require
 from bridge.client import Bridge
 from bridge.envelope import (
     COMMAND_ID,
@@ -26,6 +26,7 @@ from bridge.envelope import (
     MAX_KEY_CHARS,
     MAX_REASON_CHARS,
     SUBJECT,
+    TYPE,
     Outcome,
 )
 from bridge.errors import BridgeError, Invalid, InvalidPayload, UnknownType
@@ -178,8 +179,8 @@ async def _publish(bridge: Bridge, caller: Caller, command: CommandIn, key: str,
 def _faults(registry: Registry, caller: Caller, raw: Any, prefix: str = "") -> list[Fault]:
     """What the type makes of subject and payload, if there is such a type and the caller may issue it."""
     type_, subject, payload = (raw.get(n) if isinstance(raw, dict) else None for n in ("type", "subject", "payload"))
-    if not isinstance(type_, str):
-        return []
+    if not isinstance(type_, str) or not TYPE.fullmatch(type_):
+        return []  # the model said so
     try:
         known = registry.get(type_)
     except UnknownType as error:
@@ -221,7 +222,7 @@ async def _issue_one(
         problem = unreachable(idempotency_key=key)
     except Problem as refused:
         problem = refused
-    result = {"status": problem.status, "problem": problem.document(call.request["request_id"])}
+    result = {"status": problem.status, "problem": problem.document(call.request[REQUEST_ID])}
     return result, problem if problem.code == "unavailable" else None
 
 

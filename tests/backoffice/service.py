@@ -1,0 +1,122 @@
+"""A running back office and a client for it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from backoffice.app import make_app
+from backoffice.config import BackofficeSettings
+from backoffice.listening import listening
+from bridge.config import BridgeSettings
+from bridge.registry import Registry, default
+
+TOKENS = {role: f"{role}-token-0123456789" for role in ("viewer", "moderator", "operator", "admin")}
+CHAT_KEY = "k" * 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+class Api:
+    """Calls with the token of one role; paths are below /api/v1 unless they begin with //."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, role: str | None, stop: Callable[[], Awaitable[object]]
+    ) -> None:
+        self.url, self.role = url, role
+        self.stop = stop  # the service, and wait for its end
+        self._session = session
+
+    def as_(self, role: str | None) -> Api:
+        """The same service, called with another role's token, or without one."""
+        return Api(self._session, self.url, role, self.stop)
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, data: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """``body`` is sent as JSON, ``data`` as it is."""
+        sent = dict(headers or {})
+        if self.role is not None:
+            sent.setdefault("Authorization", f"Bearer {TOKENS[self.role]}")
+        if body is not None:
+            data = orjson.dumps(body)
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        if isinstance(data, bytes):
+            data = io.BytesIO(data)  # the client warns of large bytes
+        target = self.url + (path[1:] if path.startswith("//") else f"/api/v1{path}")
+        skip = ("Content-Type",)
+        async with self._session.request(method, target, data=data, headers=sent, skip_auto_headers=skip) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **options: Any) -> Answer:
+        return await self.call("GET", path, **options)
+
+    async def post(self, path: str, body: Any = None, **options: Any) -> Answer:
+        return await self.call("POST", path, body, **options)
+
+    async def delete(self, path: str, **options: Any) -> Answer:
+        return await self.call("DELETE", path, **options)
+
+    async def issue(self, type: str, subject: str, payload: Mapping[str, Any], **options: Any) -> Answer:
+        """Issue a command; ``wait`` and ``key`` are what they are, the rest goes into the body."""
+        wait, key = options.pop("wait", None), options.pop("key", None)
+        headers = {} if key is None else {"Idempotency-Key": key}
+        path = "/commands" if wait is None else f"/commands?wait={wait}"
+        return await self.post(path, {"type": type, "subject": subject, "payload": payload, **options}, headers=headers)
+
+
+def settings(url: str, **options: Any) -> BridgeSettings:
+    return BridgeSettings(redis_url=url, **{"shards": 8, **options})
+
+
+@asynccontextmanager
+async def backoffice(bridge: BridgeSettings, *, registry: Registry = default) -> AsyncIterator[Api]:
+    """A back office on a free port, and its client, with the role admin."""
+    config = BackofficeSettings(
+        port=0,
+        api_tokens=",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items()),
+        demo_chat_key=CHAT_KEY,
+    )
+    running: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def serve() -> None:  # in a task of its own, as fixtures begin and end in different ones
+        try:
+            async with listening(make_app(config, bridge, registry=registry), config.host, config.port) as url:
+                running.set_result(url)
+                await stop.wait()
+        except BaseException as error:
+            if not running.done():
+                running.set_exception(error)
+            raise
+
+    service = asyncio.create_task(serve(), name="backoffice")
+
+    async def end() -> None:
+        stop.set()
+        await asyncio.wait((service,))
+
+    try:
+        url = await running
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            yield Api(session, url, "admin", end)
+    finally:
+        await end()
+    service.result()
