@@ -226,7 +226,11 @@ class Bridge:
             await asyncio.shield(life)
         except asyncio.CancelledError:
             stopping.set()
-            await asyncio.wait((life,))
+            try:
+                await asyncio.wait((life,))
+            finally:  # cancelled again: no time for good order
+                life.cancel()
+                await asyncio.gather(life, return_exceptions=True)
             raise
 
     async def ping(self) -> None:

@@ -30,13 +30,8 @@ class ServerClock:
 async def every(seconds: float, step: Callable[[], Awaitable[object]], *, name: str, telemetry: Telemetry) -> None:
     """Run ``step`` now and every ``seconds``, until cancelled. A failed step is reported, never fatal."""
     while True:
-        await once(step, name=name, telemetry=telemetry)
+        try:
+            await step()
+        except Exception as error:
+            telemetry.emit(StepFailed(name, f"{type(error).__name__}: {error}"))
         await asyncio.sleep(seconds)
-
-
-async def once(step: Callable[[], Awaitable[object]], *, name: str, telemetry: Telemetry) -> None:
-    """Run ``step``; a failure is reported."""
-    try:
-        await step()
-    except Exception as error:
-        telemetry.emit(StepFailed(name, f"{type(error).__name__}: {error}"))

@@ -100,7 +100,7 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
             subject=_matching(SUBJECT, fields, b"subject"),
             payload=fields[b"payload"],
             by=fields[b"by"].decode(),
-            at=int(fields[b"at"]),
+            at=_required(_number(fields, b"at"), b"at"),
             reason=_text(fields, b"reason"),
             expires=_number(fields, b"expires"),
             idem=_text(fields, b"idem"),
@@ -160,9 +160,20 @@ def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     return None if value is None else value.decode()
 
 
+def _required(value: int | None, name: bytes) -> int:
+    if value is None:
+        raise KeyError(name)
+    return value
+
+
 def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
     value = fields.get(name)
-    return None if value is None else int(value)
+    if value is None:
+        return None
+    number = int(value)
+    if not 0 <= number < 1 << 53:  # what every reader of the JSON can hold
+        raise ValueError(f"field {name.decode()!r} is no time in milliseconds: {value[:40]!r}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)

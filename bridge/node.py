@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import orjson
 
 from bridge.assignment import Assignment
-from bridge.clock import ServerClock, every, once
+from bridge.clock import ServerClock, every
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.envelope import NODE_NAME, StateReader
@@ -24,10 +25,12 @@ from bridge.registry import Registry
 from bridge.scripts import Script, script
 from bridge.shard_stream import Lease, ShardStream
 from bridge.subscriptions import Subscriptions
-from bridge.telemetry import Joined, MembersChanged, Telemetry
+from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
+from bridge.verdict import describe
 from bridge.worker import Worker
 
 SCRIPTS: tuple[Script, ...] = (script("heartbeat"), script("leave"))
+MOST_SKEW_S = 30.0  # of this machine's clock, which tokens are checked by; commands go by the server's
 FORGET_DEAD_S = 3600.0  # a dead node is named in the lists for so long
 _LEAVING = "leaving"  # on the draining list by itself, not by an operator
 
@@ -57,12 +60,8 @@ class Node:
             raise Misconfigured(f"node name {name!r}: use 1-63 letters, digits, '.' and '-', the first no sign")
         self.name, self.boot = name, secrets.token_hex(4)
         self._url, self._redis, self._keys = url, redis, keys
-        self._subscriptions, self._registry, self._settings, self._telemetry = (
-            subscriptions,
-            registry,
-            settings,
-            telemetry,
-        )
+        self._subscriptions, self._registry = subscriptions, registry
+        self._settings, self._telemetry = settings, telemetry
         self._stats, self._drain_asked = stats, draining
         self._lanes = Lanes(settings.max_in_flight)
         self._handling = Handling(name, registry, reader, ServerClock(), settings, telemetry)
@@ -82,6 +81,7 @@ class Node:
         self._trust_others_until = 0.0
         self._stirred = asyncio.Event()
         self._telling: asyncio.Task[None] | None = None
+        self._news = False  # something that the others have not been told of
         self._rates: dict[int, tuple[int, float]] = {}  # shard → handled when last counted, commands per second
 
     async def run(self, stopping: asyncio.Event, *, drain_s: float) -> None:
@@ -115,8 +115,10 @@ class Node:
         """One heartbeat, and what follows from who else is there."""
         members = await self._heartbeat()
         if members != self._members:
-            self._members = members
+            first, self._members = not self._members, members
             self._telemetry.emit(MembersChanged(self.name, members))
+            if first:
+                self._tell_others()
         await self._assignment.step(members)
 
     async def _join(self) -> None:
@@ -130,6 +132,11 @@ class Node:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.1)
+        skew = time.time() - self._handling.clock.now()
+        if abs(skew) > MOST_SKEW_S:
+            raise Misconfigured(
+                f"this machine's clock is {skew:+.0f} s off the server's; set it right (NTP) and start again"
+            )
         k = self._keys
         if await self._redis.call("HGET", k.draining, self.name) == _LEAVING.encode():
             await self._redis.call("HDEL", k.draining, self.name)
@@ -209,7 +216,12 @@ class Node:
         try:
             while not stopping.is_set():
                 self._stirred.clear()
-                await once(self.step, name="heartbeat", telemetry=self._telemetry)
+                try:
+                    await self.step()
+                except NameTaken:
+                    raise  # we were silent for so long that a successor took our name
+                except Exception as error:
+                    self._telemetry.emit(StepFailed("heartbeat", describe(error)))
                 stirred = asyncio.create_task(self._stirred.wait())
                 await asyncio.wait((stop, stirred), timeout=self._beat_s, return_when=asyncio.FIRST_COMPLETED)
                 stirred.cancel()
@@ -236,22 +248,26 @@ class Node:
             await self._assignment.drain()
         finally:
             beats.cancel()
-        if self._telling is not None:
-            await self._telling
 
     async def _leave(self) -> None:
         k = self._keys
         await self._redis.run(script("leave"), (k.live, k.info, k.draining), (self.name, self.boot))
-        await self._tell(self._members)
+        self._tell_others()
+        if self._telling is not None:
+            await self._telling
 
     def _tell_others(self) -> None:
-        """Make the other nodes look at once rather than at their next heartbeat; told once for all shards of a turn."""
+        """Make the other nodes look at once rather than at their next heartbeat; one word for all news of a turn."""
+        self._news = True
         if self._telling is None or self._telling.done():
-            self._telling = asyncio.get_running_loop().create_task(self._tell(self._members), name="tell-others")
+            self._telling = asyncio.get_running_loop().create_task(self._tell(), name="tell-others")
 
-    async def _tell(self, members: Sequence[str]) -> None:
-        others = [self._redis.send("SPUBLISH", self._keys.node_channel(n), "look") for n in members if n != self.name]
-        await asyncio.gather(*others, return_exceptions=True)
+    async def _tell(self) -> None:
+        while self._news:
+            self._news = False
+            channels = [self._keys.node_channel(name) for name in self._members if name != self.name]
+            calls = [self._redis.send("SPUBLISH", channel, "look") for channel in channels]
+            await asyncio.gather(*calls, return_exceptions=True)
 
     def _worker(self, stream: ShardStream, lease: Lease) -> Worker:
         return Worker(

@@ -29,7 +29,7 @@ from bridge.telemetry import (
     Settled,
     Telemetry,
 )
-from bridge.verdict import Again, Bury, Limits, Verdict, must_bury, must_run_alone
+from bridge.verdict import Again, Bury, Limits, Verdict, describe, must_bury, must_run_alone
 
 POLL_S = 1.0  # a lost ring is caught by then
 WAITING_PER_SUBJECT = 1000  # read and waiting behind a command of the same subject; beyond it the shard is not read
@@ -78,7 +78,7 @@ class Worker:
         self._results: deque[tuple[_Line, Held, Ended]] = deque()
         self._settling: asyncio.Task[None] | None = None
         self._error: BridgeError | None = None  # what the client said last; a recovery is due
-        self._pause_s = _BACK_OFF_FIRST_S
+        self._pause_s = 0.0  # before the next recovery; grows while one follows the other
         self._stirred = asyncio.Event()  # something for the loop to look at
         self._taken_over = False
         self._draining = False
@@ -126,9 +126,9 @@ class Worker:
     async def step(self) -> None:
         """Read once, as much as there is room for; then wait for a ring where nothing is left."""
         room = await self._room()
-        if not room:
-            return
         self._stirred.clear()
+        if not room or self._draining or self._error is not None:
+            return
         asked = min(room, READ_AT_MOST)
         try:
             now, entries = await self._stream.read(self.lease, self._node, asked)
@@ -136,6 +136,7 @@ class Worker:
             self.fail(error)
             return
         self._handling.clock.heard(now)
+        self._pause_s = 0.0
         if entries:
             if self._telemetry.active:
                 self._telemetry.emit(Read(self._node, self.shard, len(entries)))
@@ -150,11 +151,10 @@ class Worker:
             return 0
         if self._lanes.load < self._lanes.size:
             return self._lanes.size - self._lanes.load
-        try:
-            async with asyncio.timeout(POLL_S):
-                await self._lanes.room()
-        except TimeoutError:
-            pass
+        room, stirred = asyncio.ensure_future(self._lanes.room()), asyncio.ensure_future(self._stirred.wait())
+        await asyncio.wait((room, stirred), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        room.cancel()
+        stirred.cancel()
         return 0
 
     async def _wait(self, seconds: float) -> None:
@@ -192,7 +192,6 @@ class Worker:
             self._telemetry.emit(Claimed(self._node, self.shard, len(pending)))
         self._take(hold(self.shard, raw, presumed_deaths=self._presumed(raw)) for raw in pending.values())
         self._taken_over = True
-        self._resume()
 
     def _presumed(self, raw: RawEntry) -> int:
         # What another process held may have been started there. What this one read without ever
@@ -200,24 +199,23 @@ class Worker:
         return 0 if self._taken_over and raw.inherited_from == self._node else 1
 
     async def _recover(self) -> None:
-        """After an error: raise the own lease's epoch, then claim. The shard is lost where somebody else holds it."""
-        error, self._error = self._error, None
+        """After an error: raise the own lease's epoch, then claim. The shard is lost where somebody else holds it.
+
+        Nothing starts and nothing settles until that is done, since ``_error`` stands.
+        """
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(max(self._pause_s * 2, _BACK_OFF_FIRST_S), _BACK_OFF_MOST_S)
         try:
             lease = await self._stream.acquire(self._owner)
-        except BridgeError as again:
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = min(self._pause_s * 2, _BACK_OFF_MOST_S)
-            self.fail(again)
+            if lease is not None:
+                self.lease = lease
+                await self._take_over()
+        except BridgeError as error:
+            self._error = error
             return
-        self._telemetry.emit(LostLease(self._node, self.shard, str(error), regained=lease is not None))
-        if lease is None:
-            self._lost = True
-            return
-        self.lease = lease
-        self._pause_s = _BACK_OFF_FIRST_S
-        await self._guarded(self._take_over())
-
-    def _resume(self) -> None:
+        self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=lease is not None))
+        self._lost = lease is None
+        self._error = None
         for line in list(self._lines.values()):
             line.drop_stale()
             self._submit(line)
@@ -301,6 +299,11 @@ class Worker:
         except BridgeError as error:
             self._let_go(line)
             self.fail(error)
+        except Exception as error:
+            # A fault of ours, not of the handler: its entry must not hold up the subject for ever.
+            held.unreadable = Bury("effects_failed", describe(error))
+            self._let_go(line)
+            self._submit(line)
 
     def _drop(self, line: _Line) -> None:
         """Forget a busy head, whose shard or entry is not ours any more."""

@@ -15,6 +15,13 @@ end
 local time, now = redis.call('TIME'), now_ms()
 local pending = redis.call('XPENDING', KEYS[4], ARGV[2], ARGV[4], '+', 100)
 if #pending == 0 then
+  -- Names of nodes that are gone pile up. Only the holder reads, so who else holds nothing here can go;
+  -- XGROUP DELCONSUMER would destroy what it holds.
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[4], ARGV[2])) do
+    if consumer[2] ~= ARGV[3] and consumer[4] == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[4], ARGV[2], consumer[2])
+    end
+  end
   return {'', time[1], time[2], {}, {}}
 end
 redis.call('XAUTOCLAIM', KEYS[4], ARGV[2], ARGV[3], 0, ARGV[4], 'COUNT', 100, 'JUSTID')
