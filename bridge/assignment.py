@@ -54,7 +54,7 @@ class Assignment:
         now = asyncio.get_running_loop().time()
         mine = wanted(self._node, members, len(self._streams))
         for shard, worker in self._workers.items():
-            if shard not in mine and members and now >= self._stopgap_until.get(shard, 0):
+            if shard not in mine and now >= self._stopgap_until.get(shard, 0):
                 worker.drain()
         await self._acquire([shard for shard in mine if shard not in self._workers])
         if self._node in members:
