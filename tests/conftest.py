@@ -18,6 +18,7 @@ from tests.recorder import Recorder
 from tests.servers import DEFAULT_ENGINE, ENGINES, Missing, Server, version
 from tests.waiting import block_until, until
 
+pytest_plugins = ["tests.figures"]
 CONFORMANCE = Path(__file__).parent / "conformance"
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 

@@ -1,0 +1,83 @@
+"""What became of accepted commands, from the ledgers: lost, twice, out of order, and how long each waited."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import redis.asyncio
+
+from bridge.client import Bridge
+from tests.faults.ledger import LEDGER
+from tests.faults.load import Load
+from tests.waiting import until
+
+# KEYS: the command streams. One call a look, however many shards there are.
+_BACKLOG = "local n = 0 for _, key in ipairs(KEYS) do n = n + redis.call('XLEN', key) end return n"
+
+
+@dataclass(slots=True)
+class Audit:
+    """The books of one run. A line's place in time is the id that the server gave it."""
+
+    accepted: int = 0
+    applied: int = 0
+    lost: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    out_of_order: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
+    times: list[tuple[int, int]] = field(default_factory=list)  # accepted, in effect: ms of the server's clock
+
+    def clean(self) -> None:
+        """Raise AssertionError unless everything took effect exactly once and in order."""
+        found = {name: getattr(self, name) for name in ("lost", "twice", "out_of_order", "unasked")}
+        assert not any(found.values()), f"of {self.accepted}: " + "; ".join(
+            f"{len(ids)} {name} ({', '.join(ids[:5])})" for name, ids in found.items() if ids
+        )
+
+    def waits(self, since_ms: float, until_ms: float = float("inf")) -> list[float]:
+        """Seconds that the commands touched by a fault at ``since_ms`` waited, from then or from their acceptance.
+
+        Touched are those not in effect at that moment, and those accepted from then on until ``until_ms``.
+        """
+        return sorted(
+            (done - max(accepted, since_ms)) / 1000
+            for accepted, done in self.times
+            if done >= since_ms and accepted < until_ms
+        )
+
+
+async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 20) -> None:
+    """Until no accepted command is left that has not ended."""
+    streams = [bridge.keys.commands(shard) for shard in range(bridge.shards)]
+
+    async def empty() -> bool:
+        return not await client.eval(_BACKLOG, len(streams), *streams)
+
+    await until(empty, timeout, what="all accepted commands end")
+
+
+async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load) -> Audit:
+    """Compare what was accepted with the ledgers."""
+    books = Audit()
+    for room, ids in load.accepted.items():
+        lines = await client.xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
+        _compare(books, room, ids, [(entry.decode(), line) for entry, line in lines])
+    return books
+
+
+def _compare(books: Audit, room: str, ids: list[str], lines: list[tuple[str, dict[bytes, bytes]]]) -> None:
+    applied = [line[b"id"].decode() for _, line in lines]
+    counts = Counter(applied)
+    books.accepted += len(ids)
+    books.applied += len(applied)
+    books.lost += [id for id in ids if not counts[id]]
+    books.twice += [id for id, count in counts.items() if count > 1]
+    books.unasked += sorted(counts.keys() - set(ids))
+    before, last = b"", -1
+    for id, (_, line) in zip(applied, lines, strict=True):
+        # The number must grow, and the handler must have seen the state that the one before it left.
+        if int(line[b"n"]) <= last or line[b"before"] != before:
+            books.out_of_order.append(f"{room} {id}")
+        before, last = line[b"n"], int(line[b"n"])
+    books.times += [(int(id.split("-")[1]), int(entry.split("-")[0])) for id, (entry, _) in zip(applied, lines, strict=True)]
