@@ -50,4 +50,6 @@ def now_ms(command: Command[Any]) -> int:
 
 def rfc3339(ms: int | None) -> str | None:
     """A time as the API writes it; None = without end."""
-    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    if ms is None:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

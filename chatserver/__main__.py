@@ -1,0 +1,63 @@
+"""``chatserver``: one node, from the environment."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.config import BridgeSettings, load
+from bridge.errors import BridgeError
+from bridge.registry import load_plugins
+from chatserver import logs
+from chatserver.config import ChatSettings
+from chatserver.node import ChatNode, Ready
+
+
+def main() -> None:
+    """Exit status 0 after SIGTERM or SIGINT, 1 if it could not serve, 2 if misused."""
+    parser = argparse.ArgumentParser(prog="chatserver", description="One chat node, set by CHATSERVER_*, BRIDGE_*")
+    parser.add_argument("--ready-file", type=Path, help="written, as JSON, once the node serves")
+    arguments = parser.parse_args()
+    try:
+        settings, bridge_settings = load(ChatSettings), load(BridgeSettings)
+        logs.configure(as_json=settings.log_json, node=settings.node_name)
+        load_plugins(bridge_settings.plugins)
+        with asyncio.Runner(loop_factory=_loop_factory(settings.uvloop)) as runner:
+            runner.run(_serve(settings, bridge_settings, arguments.ready_file))
+    except* BridgeError as group:
+        sys.exit("\n".join(f"chatserver: {error}" for error in group.exceptions))
+
+
+async def _serve(settings: ChatSettings, bridge_settings: BridgeSettings, ready_file: Path | None) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+
+    def ready(where: Ready) -> None:
+        sys.stdout.write(where.json().decode() + "\n")
+        sys.stdout.flush()
+        if ready_file is not None:
+            where.write(ready_file)
+
+    node = ChatNode(settings, bridge_settings, load_settings=lambda: load(ChatSettings))
+    node.telemetry.listen(logs.log_event)
+    await node.run(stopping, ready)
+
+
+def _loop_factory(wanted: bool) -> Callable[[], asyncio.AbstractEventLoop]:
+    if wanted:
+        try:
+            import uvloop  # noqa: PLC0415 - an extra
+
+            return uvloop.new_event_loop
+        except ImportError:
+            pass
+    return asyncio.new_event_loop
+
+
+if __name__ == "__main__":
+    main()

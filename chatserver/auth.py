@@ -1,0 +1,157 @@
+"""Who a client is: the token in its first frame, a JWT signed with a shared secret or a key of a JWKS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from aiohttp import ClientSession, ClientTimeout
+from joserfc import jwt
+from joserfc.errors import InvalidKeyIdError, JoseError
+from joserfc.jwk import KeySet, OctKey
+from joserfc.jws import JWSRegistry
+from pydantic import TypeAdapter, ValidationError
+
+from bridge.chat.commands import Id
+from bridge.errors import Misconfigured
+
+LEEWAY_S: Final = 5
+MIN_SECRET_BYTES: Final = 32
+MAX_NAME_CHARS: Final = 64
+FETCH_S: Final = 5.0
+MAX_KEY_SET_BYTES: Final = 1 << 20
+REFETCH_S: Final = 60.0  # a key set is asked for again at most so often, when a token names an unknown key
+_FOR_EVER: Final = 1 << 53
+
+_SIGNED_BY_KEY_SET: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519",
+                             "EdDSA", "HS256"]  # fmt: skip
+_ID: Final = TypeAdapter(Id)
+
+
+class BadToken(Exception):
+    """The token does not prove who this is; the text may be shown to the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A client's user, as its token says."""
+
+    user: str
+    name: str
+    expires_at: float  # seconds since the epoch, without leeway
+
+
+Fetch = Callable[[], Awaitable[bytes]]
+
+
+class Tokens:
+    """Checks tokens. ``key`` is a secret of at least 32 bytes, the JSON of a JWKS, or – with ``fetch`` – absent."""
+
+    def __init__(
+        self,
+        key: str | None = None,
+        *,
+        fetch: Fetch | None = None,
+        issuer: str | None = None,
+        audience: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fetch, self._clock = fetch, clock
+        self._fetched_at = float("-inf")
+        self._key: OctKey | KeySet | None = None if key is None else _read_key(key)
+        options: dict[str, Any] = {"sub": {"essential": True}, "exp": {"essential": True}}
+        if issuer is not None:
+            options["iss"] = {"essential": True, "value": issuer}
+        if audience is not None:
+            options["aud"] = {"essential": True, "value": audience}
+        self._claims = jwt.JWTClaimsRegistry(now=lambda: int(clock()), leeway=LEEWAY_S, **options)
+
+    async def start(self) -> None:
+        """Fetch the key set, if there is one to fetch. Raises Misconfigured if that fails."""
+        if self._fetch is None:
+            return
+        try:
+            await self._refetch()
+        except Exception as error:
+            raise Misconfigured(f"CHATSERVER_JWT_KEY: the key set cannot be read: {error}") from error
+
+    async def check(self, token: str) -> Identity:
+        """Raises BadToken."""
+        try:
+            return self._check(token)
+        except InvalidKeyIdError as error:
+            if self._fetch is None or self._clock() - self._fetched_at < REFETCH_S:
+                raise BadToken("the token is signed by an unknown key") from error
+        try:
+            await self._refetch()
+            return self._check(token)
+        except Exception as error:
+            raise BadToken("the token is signed by an unknown key") from error
+
+    def _check(self, token: str) -> Identity:
+        assert self._key is not None
+        algorithms = ["HS256"] if isinstance(self._key, OctKey) else _SIGNED_BY_KEY_SET
+        try:
+            decoded = jwt.decode(token, self._key, registry=JWSRegistry(algorithms=algorithms))
+            self._claims.validate(decoded.claims)
+        except InvalidKeyIdError:
+            raise
+        except JoseError as error:
+            raise BadToken(f"the token is not valid: {error.error or error}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BadToken("the token cannot be read") from error
+        return _identity(decoded.claims)
+
+    async def _refetch(self) -> None:
+        assert self._fetch is not None
+        self._fetched_at = self._clock()
+        key = _read_key((await self._fetch()).decode())
+        if not isinstance(key, KeySet):
+            raise ValueError("no JSON Web Key Set")
+        self._key = key
+
+
+def _read_key(text: str) -> OctKey | KeySet:
+    if text.lstrip().startswith("{"):
+        try:
+            return KeySet.import_key_set(orjson.loads(text))
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            raise Misconfigured(f"CHATSERVER_JWT_KEY looks like a JWKS and is none: {error}") from error
+    secret = text.encode()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise Misconfigured(
+            f"CHATSERVER_JWT_KEY has {len(secret)} bytes; use at least {MIN_SECRET_BYTES} random ones, or a JWKS"
+        )
+    return OctKey.import_key(secret)
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    try:
+        user = _ID.validate_python(claims["sub"], strict=True)
+    except ValidationError:
+        raise BadToken("the token's sub is no user id: 1-64 of A-Z a-z 0-9 . _ @ + -") from None
+    name = claims.get("name", user)
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS:
+        raise BadToken(f"the token's name must have 1-{MAX_NAME_CHARS} characters")
+    return Identity(user, name, float(min(claims["exp"], _FOR_EVER)))
+
+
+def fetch_from(url: str) -> Fetch:
+    """Read a key set over HTTP."""
+
+    async def fetch() -> bytes:
+        timeout = ClientTimeout(total=FETCH_S)
+        async with ClientSession(timeout=timeout, raise_for_status=True) as http, http.get(url) as response:
+            return await response.content.read(MAX_KEY_SET_BYTES)
+
+    return fetch
+
+
+def tokens_for(key: str, *, issuer: str | None, audience: str | None) -> Tokens:
+    """``key`` is a secret, the JSON of a JWKS, or where to fetch one. Raises Misconfigured."""
+    if key.startswith(("https://", "http://")):
+        return Tokens(fetch=fetch_from(key), issuer=issuer, audience=audience)
+    return Tokens(key, issuer=issuer, audience=audience)

@@ -1,0 +1,184 @@
+"""What operators do to people, as this node's clients feel it: the control channel of every shard, applied.
+
+These channels only close sockets and tell clients. Whether somebody may speak or join is read
+from the state each time, so a node that lags here is slow, never wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from bridge.channels import Channel, Channels
+from bridge.envelope import Position, Publication
+from bridge.errors import BridgeError
+from chatserver import frames
+from chatserver.follower import Follower, Spawn
+from chatserver.frames import Close
+from chatserver.hub import Client, Hub
+from chatserver.rooms import Follow, Rooms
+from chatserver.state import ChatState, Membership
+
+log = structlog.get_logger(__name__)
+
+SIGN_OF_LIFE_S = 10.0  # between two of every session and member; whoever lost their place is noticed then
+_EMPTY = Position("", 0)
+
+
+class Control:
+    """Follows the control channels, and looks at the state itself where they may have missed something."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        rooms: Rooms,
+        state: ChatState,
+        channels: Channels,
+        *,
+        follow: Follow,
+        spawn: Spawn,
+        reload: Callable[[], None],
+    ) -> None:
+        self._hub, self._rooms, self._state, self._channels = hub, rooms, state, channels
+        self._follow, self._spawn, self._reload = follow, spawn, reload
+        self._followers: list[Follower] = []
+        self._must_check = False
+        self._checked_at = 0.0
+
+    async def start(self, shards: int) -> None:
+        """Follow every shard from now on. Raises Unreachable."""
+        self._followers = [self._follower(shard) for shard in range(shards)]
+        await asyncio.gather(*(self._begin(follower) for follower in self._followers))
+
+    def close(self) -> None:
+        for follower in self._followers:
+            follower.close()
+
+    def check_soon(self) -> None:
+        """Look at the state of all sessions and members at the next step."""
+        self._must_check = True
+
+    async def step(self) -> None:
+        """Give signs of life of all sessions and members, and part with those that have no place any more."""
+        now = asyncio.get_running_loop().time()
+        if not self._must_check and now - self._checked_at < SIGN_OF_LIFE_S:
+            return
+        self._must_check, self._checked_at = False, now
+        try:
+            await self._check_sessions()
+            await self._check_members()
+        except BridgeError:
+            self._must_check = True
+            raise
+
+    def apply(self, publication: Publication) -> int:
+        """Do what one publication says; how many sessions of this node it touched."""
+        data: Mapping[str, Any] = publication.data
+        match publication.type:
+            case "sanction" if data["room"] is None:
+                return self._sanction_user(data, publication.at)
+            case "sanction":
+                return self._sanction_member(data)
+            case "replaced":
+                gone = [c for c in self._hub.of_user(data["user"]) if c.id in data["sessions"]]
+                return _shut(gone, Close.REPLACED, "a newer session took this one's place")
+            case "notice.flash":
+                return self._flash(data)
+            case "config.reload":
+                self._reload()
+            case "cache.drop":
+                self.check_soon()
+            case _:
+                log.info("an unknown control event was ignored", type=publication.type)
+        return 0
+
+    def _sanction_user(self, data: Mapping[str, Any], at: int) -> int:
+        clients = self._hub.of_user(data["user"])
+        for client in clients:
+            client.must_check = client.began is None
+        there = [c for c in clients if c.began is not None]
+        if data["kind"] == "kick":  # who came after it has nothing to do with it
+            there = [c for c in there if c.began is not None and c.began <= at]
+        if not data.get("shadow"):
+            self._hub.push(there, frames.sanction_push(data))
+        if data["kind"] == "kick":
+            _shut(there, Close.KICKED, data["reason"] or "kicked")
+        elif data["kind"] == "ban":
+            _shut(there, Close.BANNED, data["reason"] or "banned")
+        return len(there)
+
+    def _sanction_member(self, data: Mapping[str, Any]) -> int:
+        clients, room_id = self._hub.of_user(data["user"]), data["room"]
+        if data["kind"] not in ("kick", "ban"):
+            return self._hub.push(clients, frames.sanction_push(data))
+        members = [c for c in clients if room_id in c.rooms]
+        concerned = members if data["kind"] == "kick" else clients
+        self._hub.push(concerned, frames.sanction_push(data))
+        for client in clients:  # one that is about to join is looked at again
+            membership = self._rooms.turn_out(client, room_id)
+            if membership is not None:
+                self._spawn(self._forget(client, membership))
+        return len(concerned)
+
+    def _flash(self, data: Mapping[str, Any]) -> int:
+        if data.get("room") is None:
+            return self._hub.push(self._hub.listed(), frames.flash(data))
+        there = self._rooms.get(data["room"])
+        return 0 if there is None else self._hub.push(there.everybody(), frames.flash(data))
+
+    async def _forget(self, client: Client, membership: Membership) -> None:
+        with contextlib.suppress(BridgeError):
+            await self._state.leave(membership)
+            await self._state.note_rooms(client.key())
+
+    async def _check_sessions(self) -> None:
+        clients = list(self._hub.listed())
+        for client, listed in zip(clients, await self._state.keep_sessions([c.key() for c in clients]), strict=True):
+            if "ban" in listed.user.sanctions:
+                client.socket.shut(Close.BANNED, "banned")
+            elif listed.user.kicked_at is not None and listed.began < listed.user.kicked_at:
+                client.socket.shut(Close.KICKED, "kicked")
+            elif listed.replaced:
+                client.socket.shut(Close.REPLACED, "a newer session took this one's place")
+
+    async def _check_members(self) -> None:
+        members = [(client, membership) for client in self._hub.listed() for membership in client.rooms.values()]
+        answers = await self._state.keep_members([membership for _, membership in members])
+        for (client, membership), answer in zip(members, answers, strict=True):
+            if answer and client.rooms.get(membership.room) is membership:
+                self._rooms.expel(client, membership.room)
+                event = {"kind": answer, "room": membership.room, "until": None, "reason": None, "command_id": None}
+                client.socket.push(frames.sanction_push(event))
+
+    def _follower(self, shard: int) -> Follower:
+        def lost() -> None:
+            self.check_soon()
+            self._spawn(self._begin_again(follower))
+
+        follower = self._follow(Channel.control(shard), self._apply, lost)
+        return follower
+
+    def _apply(self, publication: Publication) -> None:
+        self.apply(publication)
+
+    async def _begin(self, follower: Follower) -> None:
+        await follower.subscribe()
+        follower.begin(await self._channels.position(follower.channel) or _EMPTY)
+
+    async def _begin_again(self, follower: Follower) -> None:
+        """What was on the channel cannot be had any more; the state tells what matters of it."""
+        while True:
+            try:
+                return await self._begin(follower)
+            except BridgeError:
+                await asyncio.sleep(1)
+
+
+def _shut(clients: list[Client], code: int, reason: str) -> int:
+    for client in clients:
+        client.socket.shut(code, reason)
+    return len(clients)

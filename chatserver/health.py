@@ -1,0 +1,86 @@
+"""What monitoring asks a node: /healthz, /readyz and /metrics, on the port that clients use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from bridge import telemetry
+from chatserver.connection import Connection
+
+Check = Callable[[], Awaitable[str | None]]  # None is well, else what is wrong
+
+_REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+class Metrics:
+    """Counters of one node. No labels of rooms or users: there are too many of them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._refused = Counter("chat_refused", "Frames answered with an error", ["code"], registry=self.registry)
+        self._closed = Counter("chat_closed", "Sessions that ended", ["code"], registry=self.registry)
+        self._settled = Counter("chat_commands", "Commands ended here", ["type", "state"], registry=self.registry)
+        self._waited = Histogram("chat_command_wait_seconds", "From accepted to handled", registry=self.registry)
+
+    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """A gauge that is asked for when somebody looks."""
+        Gauge(name, about, registry=self.registry).set_function(value)
+
+    def refused(self, code: str) -> None:
+        self._refused.labels(code).inc()
+
+    def closed(self, socket: Connection) -> None:
+        """Count by our code; where the client closed or vanished, that is one kind."""
+        self._closed.labels("client" if socket.closed_with is None else str(socket.closed_with)).inc()
+
+    def listen(self, event: object) -> None:
+        if isinstance(event, telemetry.Settled):
+            self._settled.labels(event.type, event.state).inc()
+            self._waited.observe(event.waited_s)
+
+
+class Health:
+    """Answers plain HTTP requests; anything but ``/ws`` never becomes a websocket."""
+
+    def __init__(self, checks: Mapping[str, Check], metrics: Metrics) -> None:
+        self._checks, self._metrics = checks, metrics
+
+    async def respond(self, request: Request) -> Response | None:
+        """None for a websocket handshake, which goes on."""
+        path = request.path.partition("?")[0]
+        match path:
+            case "/ws":
+                return None
+            case "/healthz":
+                return _json(200, {"status": "ok"}, request)
+            case "/readyz":
+                found = {name: await check() for name, check in self._checks.items()}
+                ready = not any(found.values())
+                body = {"status": "ready" if ready else "not ready", "checks": {n: w or "ok" for n, w in found.items()}}
+                return _json(200 if ready else 503, body, request)
+            case "/metrics":
+                return _response(200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry), request)
+            case _:
+                return _json(404, {"status": "not found"}, request)
+
+
+def _json(status: int, body: object, request: Request) -> Response:
+    return _response(status, "application/json", orjson.dumps(body), request)
+
+
+def _response(status: int, content_type: str, body: bytes, request: Request) -> Response:
+    if request.method not in ("GET", "HEAD"):
+        status, body = 405, b""
+    headers = Headers({
+        "Content-Type": content_type,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "Cache-Control": "no-store",
+    })  # fmt: skip
+    return Response(status, _REASONS[status], headers, b"" if request.method == "HEAD" else body)

@@ -1,0 +1,302 @@
+"""One chat node: everything wired together, started and stopped in order, in one TaskGroup."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.typing import Origin, Subprotocol
+
+import chatserver.handlers  # noqa: F401 - registers them
+from bridge.channels import Channel
+from bridge.client import Bridge
+from bridge.clock import every
+from bridge.config import BridgeSettings
+from bridge.envelope import Publication
+from bridge.errors import BridgeError
+from bridge.telemetry import Joined, StepFailed, Telemetry
+from chatserver import frames
+from chatserver.auth import tokens_for
+from chatserver.config import ANY_ORIGIN, ChatSettings
+from chatserver.connection import Connection
+from chatserver.control import Control
+from chatserver.follower import Follower
+from chatserver.frames import MAX_FRAME_BYTES, PROTOCOL, Close
+from chatserver.health import Health, Metrics
+from chatserver.hub import Client, Hub
+from chatserver.limits import Limits, Words
+from chatserver.rooms import Rooms
+from chatserver.session import Services, Session
+from chatserver.state import ChatState
+
+STEP_S: Final = 1.0  # presence is gathered for so long, too
+FORGET_S: Final = 60.0
+INBOX_FRAMES: Final = 16  # of one client, read from its socket and not yet handled
+RECONNECT_MS: Final = 2000  # clients come back within this, each at a time of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where a node serves."""
+
+    name: str
+    pid: int
+    url: str
+    health_url: str
+
+    def json(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all."""
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_bytes(self.json())
+        draft.replace(path)
+
+
+class ChatNode:
+    """See the module. ``run`` is its whole life."""
+
+    def __init__(
+        self,
+        settings: ChatSettings,
+        bridge_settings: BridgeSettings,
+        *,
+        telemetry: Telemetry | None = None,
+        load_settings: Callable[[], ChatSettings] | None = None,
+    ) -> None:
+        self.settings, self._bridge_settings = settings, bridge_settings
+        self.telemetry = telemetry or Telemetry()
+        self._load_settings = load_settings or (lambda: settings)
+        self.limits = Limits(settings.messages_per_s, settings.text_chars, Words.read(settings.words_file))
+        self.hub = Hub(settings.heartbeat_seconds)
+        self.metrics = Metrics()
+        self.rooms: Rooms
+        self._draining = asyncio.Event()  # operators asked for it
+        self._stopping = False
+        self._background: asyncio.TaskGroup
+
+    async def run(self, stopping: asyncio.Event, ready: Callable[[Ready], None]) -> None:
+        """Serve until ``stopping``; then finish what was begun and send everybody elsewhere.
+
+        ``ready`` is called once clients may come. Raises Misconfigured, NameTaken, Unreachable.
+        """
+        name = self.settings.node_name
+        joined = asyncio.Event()
+        unlisten = self.telemetry.listen(
+            lambda event: joined.set() if isinstance(event, Joined) and event.node == name else None, inline=True
+        )
+        try:
+            async with (
+                Bridge.connect(self._bridge_settings, telemetry=self.telemetry) as bridge,
+                asyncio.TaskGroup() as self._background,
+            ):
+                await self._run(bridge, stopping, joined, ready)
+        finally:
+            unlisten()
+
+    async def _run(
+        self, bridge: Bridge, stopping: asyncio.Event, joined: asyncio.Event, ready: Callable[[Ready], None]
+    ) -> None:
+        settings = self.settings
+        services, control = await self._wire(bridge)
+        # Following comes before the first client: what happens to it is heard from its first moment on.
+        await control.start(bridge.shards)
+        server = await self._listen(services, bridge)
+        where = self._where(server)
+        steps = [
+            self._every(step, seconds)
+            for step, seconds in (
+                (self.hub.sweep, min(STEP_S, self.hub.heartbeat_s / 4)),
+                (self._hand_clients_over, STEP_S),
+                (self.rooms.step, STEP_S),
+                (control.step, STEP_S),
+                (services.state.forget_ended_sanctions, FORGET_S),
+            )
+        ]
+        handling = self._background.create_task(
+            bridge.serve(
+                settings.node_name,
+                url=where.url,
+                stats=lambda: {"sessions": len(self.hub.clients), "rooms": len(self.rooms)},
+                draining=self._draining,
+                drain_s=settings.drain_seconds / 2,
+            )
+        )
+        try:
+            await joined.wait()
+            ready(where)
+            await stopping.wait()
+        finally:
+            await self._stop(server, handling)
+            control.close()
+            for step in steps:
+                step.cancel()
+
+    async def _wire(self, bridge: Bridge) -> tuple[Services, Control]:
+        settings = self.settings
+        tokens = tokens_for(
+            settings.jwt_key.get_secret_value(), issuer=settings.jwt_issuer, audience=settings.jwt_audience
+        )
+        await tokens.start()
+        state = ChatState(bridge, settings.node_name)
+
+        def follow(channel: Channel, deliver: Callable[[Publication], None], lost: Callable[[], None]) -> Follower:
+            return Follower(
+                channel,
+                channels=bridge.channels,
+                subscriptions=bridge.subscriptions,
+                keys=bridge.keys,
+                spawn=self._spawn,
+                deliver=deliver,
+                lost=lost,
+                reconnected=lambda: control.check_soon(),  # noqa: PLW0108 - it does not exist yet
+            )
+
+        self.rooms = Rooms(state, settings.node_name, bridge.shards, follow)
+        control = Control(
+            self.hub,
+            self.rooms,
+            state,
+            bridge.channels,
+            follow=follow,
+            spawn=self._spawn,
+            reload=self._reload,
+        )
+        self.metrics.watch("chat_sessions", "Sessions on this node", lambda: len(self.hub.clients))
+        self.metrics.watch("chat_rooms", "Rooms with members on this node", lambda: len(self.rooms))
+        self.telemetry.listen(self.metrics.listen, inline=True)
+        services = Services(settings.node_name, bridge, state, self.rooms, self.hub, tokens, self.limits, self.metrics)
+        return services, control
+
+    async def _listen(self, services: Services, bridge: Bridge) -> Server:
+        settings = self.settings
+        health = Health(
+            {
+                "redis": lambda: _attempt(bridge.ping()),
+                "subscriptions": lambda: _word("down", bridge.subscriptions.connected),
+                "serving": lambda: _word("draining", not (self._stopping or self._draining.is_set())),
+            },
+            self.metrics,
+        )
+
+        async def request(connection: ServerConnection, request: Request) -> Response | None:
+            response = await health.respond(request)
+            if response is None and (self._stopping or self._draining.is_set()):
+                return connection.respond(503, "This node is going away; connect to another.\n")
+            return response
+
+        async def connected(connection: ServerConnection) -> None:
+            assert isinstance(connection, Connection)
+            if connection.subprotocol != PROTOCOL:
+                connection.shut(Close.VERSION, f"offer subprotocol {PROTOCOL}")
+                await connection.wait_closed()
+                return
+            loop_time = asyncio.get_running_loop().time()
+            await Session(Client(secrets.token_hex(8), connection, loop_time), services).run()
+
+        return await serve(
+            connected,
+            settings.host,
+            settings.port,
+            # A page's script cannot forge its Origin; programs send none.
+            origins=None if ANY_ORIGIN in settings.origins else [None, *map(Origin, settings.origins)],
+            select_subprotocol=_select,
+            compression=None,  # 33 KiB a connection, and frames are built once for all of them
+            process_request=request,
+            server_header=None,
+            open_timeout=10,
+            ping_interval=None,  # the protocol has its own, which tells clients a code of ours
+            close_timeout=3,
+            max_size=MAX_FRAME_BYTES,
+            max_queue=INBOX_FRAMES,
+            write_limit=64 * 1024,
+            create_connection=Connection,
+        )
+
+    def _where(self, server: Server) -> Ready:
+        settings = self.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        port = next(iter(server.sockets)).getsockname()[1]
+        url = settings.public_url or f"ws://{host}:{port}/ws"
+        return Ready(settings.node_name, os.getpid(), url, f"http://{host}:{port}/healthz")
+
+    async def _stop(self, server: Server, handling: asyncio.Task[None]) -> None:
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_seconds):
+                # Nobody new; those who are here still see the commands that this node finishes.
+                server.close(close_connections=False)
+                handling.cancel()
+                await asyncio.wait((handling,))
+                await self._hand_clients_over()
+                await server.wait_closed()
+        for client in tuple(self.hub.clients):
+            client.socket.transport.abort()
+
+    async def _hand_clients_over(self) -> None:
+        """Send everybody elsewhere, if this node goes away or was asked to drain."""
+        if not (self._stopping or self._draining.is_set()):
+            return
+        reason = "restart" if self._stopping else "drain"
+        for count, client in enumerate(tuple(self.hub.clients)):
+            client.socket.push(frames.reconnect(random.randrange(RECONNECT_MS), reason))
+            client.socket.shut(Close.RESTART, reason)
+            if count % 100 == 99:
+                await asyncio.sleep(0)
+
+    def _reload(self) -> None:
+        try:
+            fresh = self._load_settings()
+            words = Words.read(fresh.words_file)
+        except BridgeError as error:  # what held before goes on
+            self.telemetry.emit(StepFailed("config.reload", str(error)))
+            return
+        self.limits.messages_per_s, self.limits.text_chars, self.limits.words = (
+            fresh.messages_per_s,
+            fresh.text_chars,
+            words,
+        )
+
+    def _every(self, step: Callable[[], Any], seconds: float) -> asyncio.Task[None]:
+        name = getattr(step, "__qualname__", "step")
+        return self._background.create_task(every(seconds, step, name=name, telemetry=self.telemetry), name=name)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._background.create_task(self._guard(work))
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """What fails here is reported; it must not take the node with it."""
+        try:
+            await work
+        except Exception as error:
+            self.telemetry.emit(StepFailed(repr(work), f"{type(error).__name__}: {error}"))
+
+
+def _select(connection: ServerConnection, offered: Any) -> Subprotocol | None:
+    """Ours; else what the client offered first, because a browser does not see the close code of an upgrade refused."""
+    if PROTOCOL in offered:
+        return Subprotocol(PROTOCOL)
+    return offered[0] if offered else None
+
+
+async def _attempt(call: Coroutine[Any, Any, None]) -> str | None:
+    try:
+        await call
+    except BridgeError as error:
+        return str(error)
+    return None
+
+
+async def _word(otherwise: str, well: bool) -> str | None:
+    return None if well else otherwise

@@ -1,0 +1,81 @@
+-- keep_sessions: open sessions of users of one shard, or give signs of their life; tells what holds against them.
+-- KEYS  1 control channel, 2 its log, then per session: sanctions, kicked_at, sessions, session:rooms
+-- ARGV  1 ms a sign of life counts, 2 most sessions of a user, 3 control log's length, 4 seed, 5 node,
+--       then per session: user, session, when it began ("" = now), name (JSON), its rooms (JSON)
+-- returns {now, then per session {began, sanctions or false, kicked_at or false, replaced (1, 0)}}
+--
+-- A user has so many sessions at most: the oldest make room, and their nodes hear of it on the control
+-- channel. One that missed that, and gives a sign of life, is told here.
+--!include clock
+--!include publish
+local now, lives, most, node = now_ms(), ARGV[1], tonumber(ARGV[2]), ARGV[5]
+
+-- Members are ["session","node",began,"name"]; their beginning is read as text, JSON is not decoded here.
+local function oldest_first(members)
+  local sorted = {}
+  for i, member in ipairs(members) do
+    local session, began = string.match(member, '^%["([^"]+)","[^"]+",(%d+),')
+    sorted[i] = {member = member, session = session, began = tonumber(began)}
+  end
+  table.sort(sorted, function(a, b)
+    if a.began ~= b.began then
+      return a.began < b.began
+    end
+    return a.session < b.session
+  end)
+  return sorted
+end
+
+-- What a killed node left behind goes here, while the user's other sessions keep the hash alive.
+local function forget_rooms(rooms, sorted)
+  local there = {}
+  for _, entry in ipairs(sorted) do
+    there[entry.session] = true
+  end
+  for _, session in ipairs(redis.call('HKEYS', rooms)) do
+    if not there[session] then
+      redis.call('HDEL', rooms, session)
+    end
+  end
+end
+
+local function make_room(sessions, rooms, user, mine)
+  local sorted = oldest_first(redis.call('ZRANGE', sessions, 0, -1))
+  if redis.call('HLEN', rooms) > #sorted then
+    forget_rooms(rooms, sorted)
+  end
+  local replaced, others = 0, {}
+  for i = 1, #sorted - most do
+    redis.call('ZREM', sessions, sorted[i].member)
+    redis.call('HDEL', rooms, sorted[i].session)
+    if sorted[i].session == mine then
+      replaced = 1
+    else
+      others[#others + 1] = '"' .. sorted[i].session .. '"'
+    end
+  end
+  if #others > 0 then
+    publish(KEYS[1], KEYS[2], ARGV[3], ARGV[4], 'control', '"type":"replaced","at":' .. digits(now)
+      .. ',"data":{"user":"' .. user .. '","sessions":[' .. table.concat(others, ',') .. ']}}')
+  end
+  return replaced
+end
+
+local answers = {digits(now)}
+for i = 1, (#KEYS - 2) / 4 do
+  local sanctions, kicked, sessions, rooms = unpack(KEYS, 4 * i - 1, 4 * i + 2)
+  local user, session, began, name, in_rooms = unpack(ARGV, 5 * i + 1, 5 * i + 5)
+  began = began == '' and digits(now) or began
+  local kicked_at = redis.call('GET', kicked)
+  local replaced = 0
+  redis.call('ZREMRANGEBYSCORE', sessions, '-inf', '(' .. digits(now - lives))
+  if not kicked_at or tonumber(kicked_at) <= tonumber(began) then
+    redis.call('ZADD', sessions, now, '["' .. session .. '","' .. node .. '",' .. began .. ',' .. name .. ']')
+    redis.call('HSET', rooms, session, in_rooms)
+    replaced = make_room(sessions, rooms, user, session)
+    redis.call('PEXPIRE', sessions, 2 * lives)
+    redis.call('PEXPIRE', rooms, 2 * lives)
+  end
+  answers[i + 1] = {began, redis.call('GET', sanctions), kicked_at, replaced}
+end
+return answers

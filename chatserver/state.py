@@ -1,0 +1,325 @@
+"""Scripts of chat state: what a node reads and writes there on its sessions' behalf. Commands' effects are not here.
+
+Every method raises Unreachable (or another BridgeError) where Redis does not answer; nobody guesses then.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import orjson
+
+from bridge.channels import CONTROL
+from bridge.chat.state import (
+    STALE_MS,
+    ChatStore,
+    Member,
+    RoomInfo,
+    Sanction,
+    SanctionType,
+    deleted_from,
+    member_from,
+    restriction,
+    room,
+    room_from,
+    room_sanction_from,
+    user,
+    user_sanctions_from,
+)
+from bridge.config import BridgeSettings
+from bridge.envelope import Position, Publication, decode_publication
+from bridge.scripts import Script
+from bridge.shard_stream import log_length
+from bridge.shards import shard_of
+from chatserver.frames import Refused, Since
+
+MAX_SESSIONS: Final = 5  # of one user; the oldest make room
+NONCE_SECONDS: Final = 600
+LATE_MS: Final = 1000  # between the reading of a user's sanctions and what they allow
+BATCH: Final = 100  # sessions or rooms in one script call
+
+_HERE = Path(__file__).parent / "scripts"
+_NAMES = ("user", "say", "join", "leave", "keep_members", "present", "keep_sessions")
+_MESSAGES = {
+    "room_not_found": "there is no such room",
+    "room_closed": "the room is closed",
+    "room_frozen": "the room is frozen",
+    "banned": "you are banned here",
+    "muted": "you are muted here",
+    "slow_mode": "the room is in slow mode",
+    "late": "the answer took too long; try again",
+}
+
+T = TypeVar("T")
+
+
+class Store(ChatStore, Protocol):
+    """What a node has of the bridge."""
+
+    @property
+    def settings(self) -> BridgeSettings: ...
+
+
+@cache
+def script(name: str) -> Script:
+    return Script.load(_HERE / f"{name}.lua")
+
+
+def scripts() -> list[Script]:
+    """All of them, to be loaded at connection."""
+    return [script(name) for name in _NAMES]
+
+
+@dataclass(frozen=True, slots=True)
+class UserNow:
+    """What holds against a user everywhere, at one moment of their shard's server."""
+
+    now: int
+    sanctions: Mapping[SanctionType, Sanction]
+    kicked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """A session as it is listed among its user's."""
+
+    user: str
+    session: str
+    name: str
+    began: int | None = None  # None: it begins now
+    rooms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNow:
+    """What a sign of life was answered with."""
+
+    began: int
+    user: UserNow
+    replaced: bool  # younger sessions of this user took its place
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A session in a room."""
+
+    room: str
+    member: Member
+    joined: int  # ms, the server's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A room as it was at one offset."""
+
+    now: int
+    info: RoomInfo
+    position: Position
+    recovered: bool  # publications are all that came since the place the client named
+    publications: list[Publication]  # oldest first
+    deleted: Mapping[str, str]
+    mute: Sanction | None
+    present: list[Member]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A say that was accepted, this time or before under the same nonce."""
+
+    message_id: str
+    offset: int
+    ts: int
+    shadow: bool  # nobody but the speaker is to see it, and has not been shown it yet
+
+
+class ChatState:
+    """The node's hand in Redis."""
+
+    def __init__(self, store: Store, node: str) -> None:
+        self._store, self._node = store, node
+
+    async def read_user(self, user_id: str) -> UserNow:
+        shard, subject = self._shard(user(user_id)), user(user_id)
+        keys = [self._store.keys.state(shard, subject, name) for name in ("sanctions", "kicked_at")]
+        now, sanctions, kicked_at = await self._store.redis.run(script("user"), keys, ())
+        return _user_now(user_id, int(now), sanctions, kicked_at)
+
+    async def keep_sessions(self, sessions: Sequence[SessionKey]) -> list[SessionNow]:
+        """Open sessions or give signs of their life; one answer each, in order."""
+        return await self._by_shard(sessions, lambda s: user(s.user), self._keep_sessions)
+
+    async def _keep_sessions(self, shard: int, sessions: Sequence[SessionKey]) -> list[SessionNow]:
+        names = self._store.keys
+        keys = [names.channel(shard, CONTROL), names.log(shard, CONTROL)]
+        length = log_length(CONTROL, self._store.settings)
+        arguments: list[Any] = [STALE_MS, MAX_SESSIONS, length, secrets.token_hex(8), self._node]
+        for s in sessions:
+            keys += [
+                names.state(shard, user(s.user), name)
+                for name in ("sanctions", "kicked_at", "sessions", "session:rooms")
+            ]
+            began = "" if s.began is None else s.began
+            arguments += [s.user, s.session, began, orjson.dumps(s.name), orjson.dumps(s.rooms)]
+        now, *answers = await self._store.redis.run(script("keep_sessions"), keys, arguments)
+        return [
+            SessionNow(int(began), _user_now(s.user, int(now), sanctions, kicked_at), replaced == 1)
+            for s, (began, sanctions, kicked_at, replaced) in zip(sessions, answers, strict=True)
+        ]
+
+    async def end_session(self, key: SessionKey) -> None:
+        shard, subject = self._shard(user(key.user)), user(key.user)
+        listed = orjson.dumps([key.session, self._node, key.began, key.name])
+        await self._store.redis.call("ZREM", self._store.keys.state(shard, subject, "sessions"), listed)
+        await self._store.redis.call("HDEL", self._store.keys.state(shard, subject, "session:rooms"), key.session)
+
+    async def note_rooms(self, key: SessionKey) -> None:
+        """Which rooms a session is in, for operators."""
+        shard, subject = self._shard(user(key.user)), user(key.user)
+        name = self._store.keys.state(shard, subject, "session:rooms")
+        await self._store.redis.call("HSET", name, key.session, orjson.dumps(key.rooms))
+
+    async def join(self, room_id: str, member: Member, since: Since | None, newest: int) -> Snapshot:
+        """Let a session in. Raises Refused ``room_not_found``, ``room_closed`` or ``banned``."""
+        shard, subject, names = self._shard(room(room_id)), room(room_id), self._store.keys
+        keys = [
+            names.state(shard, subject, "settings"),
+            names.state(shard, subject, restriction("ban", member.user)),
+            names.state(shard, subject, restriction("mute", member.user)),
+            names.channel(shard, subject),
+            names.log(shard, subject),
+            names.state(shard, subject, "deleted"),
+            names.state(shard, subject, "present"),
+            names.state(shard, subject, "present:version"),
+        ]
+        place = ("", "") if since is None else (since.epoch, since.offset)
+        answer = await self._store.redis.run(script("join"), keys, (_listed(member), *place, newest, STALE_MS))
+        code, now = answer[0].decode(), int(answer[1])
+        if code != "ok":
+            raise _refused(code, now, room_sanction_from("ban", member.user, room_id, answer[2]))
+        return _snapshot(room_id, member, now, answer[2:])
+
+    async def leave(self, membership: Membership) -> None:
+        shard, subject, names = self._shard(room(membership.room)), room(membership.room), self._store.keys
+        keys = [names.state(shard, subject, "present"), names.state(shard, subject, "present:version")]
+        await self._store.redis.run(script("leave"), keys, (_listed(membership.member), STALE_MS))
+
+    async def keep_members(self, memberships: Sequence[Membership]) -> list[str]:
+        """Signs of life; one answer each, in order: "" stays, "ban" or "kick" has no place there any more."""
+        return await self._by_shard(memberships, lambda m: room(m.room), self._keep_members)
+
+    async def _keep_members(self, shard: int, memberships: Sequence[Membership]) -> list[str]:
+        keys: list[str] = []
+        arguments: list[Any] = [STALE_MS]
+        for m in memberships:
+            names = ("present", "present:version", restriction("ban", m.member.user), f"kicked:{m.member.user}")
+            keys += [self._store.keys.state(shard, room(m.room), name) for name in names]
+            arguments += [_listed(m.member), m.joined]
+        answers = await self._store.redis.run(script("keep_members"), keys, arguments)
+        return [answer.decode() for answer in answers]
+
+    async def changed_presence(self, known: Mapping[str, bytes]) -> dict[str, tuple[bytes, list[Member]]]:
+        """Who is in those of the rooms where that changed; room → version known before, and now."""
+        rooms = list(known)
+        found = await self._by_shard(rooms, room, lambda shard, ids: self._changed_presence(shard, ids, known))
+        return {id: now for id, now in zip(rooms, found, strict=True) if now is not None}
+
+    async def _changed_presence(
+        self, shard: int, rooms: Sequence[str], known: Mapping[str, bytes]
+    ) -> list[tuple[bytes, list[Member]] | None]:
+        names = ("present", "present:version")
+        keys = [self._store.keys.state(shard, room(id), name) for id in rooms for name in names]
+        answers = await self._store.redis.run(script("present"), keys, (STALE_MS, *(known[id] for id in rooms)))
+        return [(a[0], [member_from(raw) for raw in a[1]]) if len(a) > 1 else None for a in answers]
+
+    async def say(self, who: Member, room_id: str, text: str, nonce: str | None, user_now: UserNow) -> Said:
+        """Publish one message. ``user_now`` must be fresh. Raises Refused with the reason."""
+        shard, subject, names = self._shard(room(room_id)), room(room_id), self._store.keys
+        keys = [
+            names.state(shard, subject, "settings"),
+            names.state(shard, subject, restriction("ban", who.user)),
+            names.state(shard, subject, restriction("mute", who.user)),
+            names.state(shard, subject, f"said:{who.user}"),
+            names.state(shard, subject, f"nonce:{who.user}:{nonce}"),
+            names.channel(shard, subject),
+            names.log(shard, subject),
+        ]
+        data = orjson.dumps({"user": who.user, "name": who.name, "text": text})
+        length = log_length(subject, self._store.settings)
+        arguments = (user_now.now, _verdict(user_now), length, secrets.token_hex(8), subject, data,
+                     int(nonce is not None), NONCE_SECONDS, LATE_MS)  # fmt: skip
+        code, *answer = await self._store.redis.run(script("say"), keys, arguments)
+        if code == b"ok":
+            id, offset, ts, what = answer
+            return Said(id.decode(), int(offset), int(ts), what == b"shadow")
+        kind: SanctionType = "ban" if code == b"banned" else "mute"
+        sanction = room_sanction_from(kind, who.user, room_id, answer[0]) or user_now.sanctions.get(kind)
+        raise _refused(code.decode(), user_now.now, sanction, wait_ms=int(answer[1]) if answer[1] else None)
+
+    async def forget_ended_sanctions(self) -> None:
+        """Take out of every shard's index what has ended; the records went by themselves."""
+        for shard in range(self._store.shards):
+            seconds, _ = await self._store.redis.call("TIME")
+            key = self._store.keys.shared(shard, "sanctions")
+            await self._store.redis.call("ZREMRANGEBYSCORE", key, "-inf", f"({int(seconds) * 1000}")
+
+    def _shard(self, subject: str) -> int:
+        return shard_of(subject, self._store.shards)
+
+    async def _by_shard(
+        self, items: Sequence[T], subject: Callable[[T], str], call: Callable[[int, Sequence[T]], Any]
+    ) -> list[Any]:
+        """``call`` for the items of each shard, in batches; the answers in the order of ``items``."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, item in enumerate(items):
+            places[self._shard(subject(item))].append(place)
+        answers: list[Any] = [None] * len(items)
+        for shard, mine in places.items():
+            for start in range(0, len(mine), BATCH):
+                batch = mine[start : start + BATCH]
+                for place, answer in zip(batch, await call(shard, [items[p] for p in batch]), strict=True):
+                    answers[place] = answer
+        return answers
+
+
+def _listed(member: Member) -> bytes:
+    return orjson.dumps([member.user, member.name, member.node, member.session])
+
+
+def _user_now(user_id: str, now: int, sanctions: bytes | None, kicked_at: bytes | None) -> UserNow:
+    return UserNow(now, user_sanctions_from(user_id, sanctions, now), None if kicked_at is None else int(kicked_at))
+
+
+def _verdict(user_now: UserNow) -> str:
+    if "ban" in user_now.sanctions:
+        return "banned"
+    mute = user_now.sanctions.get("mute")
+    return "" if mute is None else "shadow" if mute.shadow else "muted"
+
+
+def _refused(code: str, now: int, sanction: Sanction | None, *, wait_ms: int | None = None) -> Refused:
+    if sanction is not None and sanction.until is not None:
+        wait_ms = max(sanction.until - now, 0)
+    return Refused("unavailable" if code == "late" else code, _MESSAGES[code], retry_after_ms=wait_ms)
+
+
+def _snapshot(room_id: str, member: Member, now: int, answer: Sequence[Any]) -> Snapshot:
+    settings, muted, epoch, offset, recovered, publications, deleted, present = answer
+    pairs = zip(settings[::2], settings[1::2], strict=True)
+    info = room_from(room_id, {name.decode(): value.decode() for name, value in pairs})
+    assert info is not None
+    return Snapshot(
+        now,
+        info,
+        Position(epoch.decode(), int(offset)),
+        recovered == 1,
+        [decode_publication(p) for p in publications],
+        deleted_from(deleted),
+        room_sanction_from("mute", member.user, room_id, muted),
+        [member_from(raw) for raw in present],
+    )
