@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from math import inf
 
 from bridge.errors import Fenced
 from bridge.keys import Keys
-from bridge.shard_stream import Lease, ShardStream
+from bridge.shard_stream import Lease, Occupied, ShardStream
 from bridge.shards import ranking, wanted
 from bridge.subscriptions import Subscription, Subscriptions
 from bridge.telemetry import Acquired, Released, Telemetry
@@ -43,25 +44,36 @@ class Assignment:
         self._rings: dict[int, Subscription] = {}
         self._free_since: dict[int, float] = {}
         self._stopgap_until: dict[int, float] = {}
+        self._renewed_at = 0.0
         self.handled = 0  # by shards that were given up since
 
     @property
     def workers(self) -> Collection[Worker]:
         return self._workers.values()
 
-    async def step(self, members: Sequence[str]) -> None:
-        """Give up what this node ought not to hold, take what it ought to and what nobody takes."""
+    async def step(self, members: Sequence[str]) -> float:
+        """Give up what this node ought not to hold, take what it ought to and what nobody takes.
+
+        Returns seconds until another look is worth it: when the lease of a node that is gone runs out.
+        """
         now = asyncio.get_running_loop().time()
         mine = wanted(self._node, members, len(self._streams))
         for shard, worker in self._workers.items():
             if shard not in mine and now >= self._stopgap_until.get(shard, 0):
                 worker.drain()
-        await self._acquire([shard for shard in mine if shard not in self._workers])
+        occupied = await self._acquire([shard for shard in mine if shard not in self._workers])
         if self._node in members:
             await self._take_orphans(members, now)
+        return min((other.for_s for other in occupied if other.by not in members), default=inf)
+
+    async def renew_overdue(self, after_s: float) -> None:
+        """Renew unless that was done within the last ``after_s`` seconds."""
+        if asyncio.get_running_loop().time() - self._renewed_at >= after_s:
+            await self.renew()
 
     async def renew(self) -> None:
         """Hold every lease for longer, while draining too: if one lapsed, another node would redo what we finish."""
+        self._renewed_at = asyncio.get_running_loop().time()
         workers = list(self._workers.values())
         renewals = (self._streams[worker.shard].renew(worker.lease) for worker in workers)
         leases = [worker.lease for worker in workers]
@@ -83,7 +95,7 @@ class Assignment:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _acquire(self, shards: Sequence[int]) -> None:
+    async def _acquire(self, shards: Sequence[int]) -> list[Occupied]:
         leases = await asyncio.gather(*(self._streams[s].acquire(self._owner) for s in shards), return_exceptions=True)
         for shard, lease in zip(shards, leases, strict=True):
             if isinstance(lease, Lease):
@@ -91,6 +103,7 @@ class Assignment:
         for lease in leases:
             if isinstance(lease, BaseException):
                 raise lease
+        return [lease for lease in leases if isinstance(lease, Occupied)]
 
     async def _take_orphans(self, members: Sequence[str], now: float) -> None:
         """Lists of nodes have blind spots: a lease that stays free is taken by the next in rendezvous order."""

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from math import inf
 from typing import Any
 
 import orjson
@@ -32,6 +33,7 @@ from bridge.worker import Worker
 SCRIPTS: tuple[Script, ...] = (script("heartbeat"), script("leave"))
 MOST_SKEW_S = 30.0  # of this machine's clock, which tokens are checked by; commands go by the server's
 FORGET_DEAD_S = 3600.0  # a dead node is named in the lists for so long
+_PAST_S = 0.002  # so that a look for something that runs out comes after it
 _LEAVING = "leaving"  # on the draining list by itself, not by an operator
 
 Stats = Callable[[], Mapping[str, int]]
@@ -79,6 +81,7 @@ class Node:
         self._members: tuple[str, ...] = ()
         self._beat_at = 0.0  # loop time of the last answered heartbeat
         self._trust_others_until = 0.0
+        self._next_death_s = inf  # until the quietest of the others counts as dead, if it stays quiet
         self._stirred = asyncio.Event()
         self._telling: asyncio.Task[None] | None = None
         self._news = False  # something that the others have not been told of
@@ -92,7 +95,7 @@ class Node:
         await self._join()
         async with asyncio.TaskGroup() as background:
             renewal = background.create_task(
-                every(self._beat_s, self._assignment.renew, name="renew", telemetry=self._telemetry)
+                every(self._beat_s / 2, self._renew_overdue, name="renew", telemetry=self._telemetry)
             )
             beating = background.create_task(self._beat_until(stopping))
             hearing = background.create_task(self._hear())
@@ -111,15 +114,21 @@ class Node:
         with contextlib.suppress(BridgeError):
             await self._leave()
 
-    async def step(self) -> None:
-        """One heartbeat, and what follows from who else is there."""
-        members = await self._heartbeat()
+    async def step(self) -> float:
+        """One heartbeat, and what follows from who else is there; seconds until another one is worth it.
+
+        Leases are renewed with it, so that a killed node is missed in the list just when its leases run out.
+        """
+        members, _ = await asyncio.gather(self._heartbeat(), self._assignment.renew())
         if members != self._members:
             first, self._members = not self._members, members
             self._telemetry.emit(MembersChanged(self.name, members))
             if first:
                 self._tell_others()
-        await self._assignment.step(members)
+        return min(self._beat_s, self._next_death_s, await self._assignment.step(members)) + _PAST_S
+
+    async def _renew_overdue(self) -> None:
+        await self._assignment.renew_overdue(self._beat_s)
 
     async def _join(self) -> None:
         """A name whose former owner was killed becomes free once that counts as dead."""
@@ -173,13 +182,10 @@ class Node:
             self._trust_others_until = loop_time + lease
         self._beat_at = loop_time
         trusted = set(self._members) if loop_time < self._trust_others_until else set()
-        return tuple(
-            sorted(
-                name.decode()
-                for name, beat in zip(beats[::2], beats[1::2], strict=True)
-                if name not in draining and (now - float(beat) < lease * 1000 or name.decode() in trusted)
-            )
-        )
+        ages = {name.decode(): (now - float(beat)) / 1000 for name, beat in zip(beats[::2], beats[1::2], strict=True)}
+        self._next_death_s = min((lease - age for age in ages.values() if age < lease), default=inf)
+        taking_part = ages.keys() - {name.decode() for name in draining}
+        return tuple(sorted(name for name in taking_part if ages[name] < lease or name in trusted))
 
     def _obey(self, draining: list[bytes]) -> None:
         if self.name.encode() in draining:
@@ -216,14 +222,15 @@ class Node:
         try:
             while not stopping.is_set():
                 self._stirred.clear()
+                again_s = self._beat_s
                 try:
-                    await self.step()
+                    again_s = await self.step()
                 except NameTaken:
                     raise  # we were silent for so long that a successor took our name
                 except Exception as error:
                     self._telemetry.emit(StepFailed("heartbeat", describe(error)))
                 stirred = asyncio.create_task(self._stirred.wait())
-                await asyncio.wait((stop, stirred), timeout=self._beat_s, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((stop, stirred), timeout=again_s, return_when=asyncio.FIRST_COMPLETED)
                 stirred.cancel()
         finally:
             stop.cancel()

@@ -37,6 +37,14 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Occupied:
+    """Somebody else holds the shard."""
+
+    by: str  # a node
+    for_s: float  # unless its lease is renewed
+
+
+@dataclass(frozen=True, slots=True)
 class RawEntry:
     """An entry as it stands on the stream; an inherited one knows who held it before."""
 
@@ -142,13 +150,13 @@ class ShardStream:
 
     # the holder
 
-    async def acquire(self, owner: str) -> Lease | None:
-        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch. None: it is held."""
+    async def acquire(self, owner: str) -> Lease | Occupied:
+        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch."""
         k, s = self._keys, self.shard
-        epoch, token = await self._redis.run(
+        epoch, token, left_ms = await self._redis.run(
             script("acquire"), (k.spare(s), *self._fence, self._stream), (owner, GROUP, self._lease_ms)
         )
-        return Lease(token.decode(), epoch) if epoch else None
+        return Lease(token.decode(), epoch) if epoch else Occupied(token.decode().split("/")[0], left_ms / 1000)
 
     async def renew(self, lease: Lease) -> None:
         """Raises Fenced."""

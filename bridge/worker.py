@@ -207,14 +207,14 @@ class Worker:
         self._pause_s = min(max(self._pause_s * 2, _BACK_OFF_FIRST_S), _BACK_OFF_MOST_S)
         try:
             lease = await self._stream.acquire(self._owner)
-            if lease is not None:
+            if isinstance(lease, Lease):
                 self.lease = lease
                 await self._take_over()
         except BridgeError as error:
             self._error = error
             return
-        self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=lease is not None))
-        self._lost = lease is None
+        self._lost = not isinstance(lease, Lease)
+        self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=not self._lost))
         self._error = None
         for line in list(self._lines.values()):
             line.drop_stale()
