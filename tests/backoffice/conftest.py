@@ -39,8 +39,14 @@ async def node(bridge_settings: BridgeSettings, events: Recorder) -> AsyncIterat
 
 @asynccontextmanager
 async def serving(
-    config: BridgeSettings, events: Recorder, name: str = "node-a", *, registry: Registry = default
+    config: BridgeSettings,
+    events: Recorder,
+    name: str = "node-a",
+    *,
+    registry: Registry = default,
+    shards: int | None = None,
 ) -> AsyncIterator[Bridge]:
+    """A node that holds ``shards`` shards, all of them without a number."""
     ready: asyncio.Future[Bridge] = asyncio.get_running_loop().create_future()
 
     async def serve() -> None:
@@ -51,7 +57,7 @@ async def serving(
     life = asyncio.create_task(serve(), name=name)
     try:
         bridge = await ready
-        await events.wait_for_many(config.shards, Acquired, node=name)
+        await events.wait_for_many(shards or config.shards, Acquired, node=name)
         yield bridge
     finally:
         life.cancel()

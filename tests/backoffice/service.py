@@ -87,12 +87,14 @@ def settings(url: str, **options: Any) -> BridgeSettings:
 
 
 @asynccontextmanager
-async def backoffice(bridge: BridgeSettings, *, registry: Registry = default) -> AsyncIterator[Api]:
+async def backoffice(
+    bridge: BridgeSettings, *, registry: Registry = default, chat_key: str | None = CHAT_KEY
+) -> AsyncIterator[Api]:
     """A back office on a free port, and its client, with the role admin."""
     config = BackofficeSettings(
         port=0,
         api_tokens=",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items()),
-        demo_chat_key=CHAT_KEY,
+        demo_chat_key=chat_key,
     )
     running: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()

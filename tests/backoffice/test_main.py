@@ -1,0 +1,87 @@
+"""The command: its start, its words about bad settings, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from tests.servers import Server
+from tests.waiting import until
+
+GOOD = {"BACKOFFICE_PORT": "0", "BACKOFFICE_API_TOKENS": "ann:admin:0123456789abcdef", "BRIDGE_SHARDS": "8"}
+
+
+async def start(directory: Path, *options: str, **variables: str) -> asyncio.subprocess.Process:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "BACKOFFICE_", "CHATSERVER_"))}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "backoffice",
+        *options,
+        cwd=directory,
+        env={**inherited, "PYTHONPATH": str(Path.cwd()), **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_says_where_it_serves_and_stops_within_two_seconds(
+    server: Server, tmp_path: Path, number: signal.Signals
+) -> None:
+    ready = tmp_path / "ready.json"
+    process = await start(tmp_path, "--ready-file", str(ready), BRIDGE_REDIS_URL=server.url, **GOOD)
+    assert process.stdout is not None
+    told = orjson.loads(await process.stdout.readline())
+    assert told["pid"] == process.pid
+    assert orjson.loads(await until(lambda: ready.exists() and ready.read_bytes())) == told
+    token = {"Authorization": "Bearer 0123456789abcdef"}
+    async with aiohttp.ClientSession(headers=token) as session:
+        room = {"type": "room.open", "subject": "room:lobby", "payload": {}}
+        waiting = asyncio.create_task(session.post(f"{told['url']}/api/v1/commands?wait=30", json=room))
+
+        async def accepted() -> bool:
+            async with session.get(f"{told['url']}/api/v1/shards") as response:
+                return any(shard["length"] for shard in (await response.json())["items"])
+
+        await until(accepted)
+        stopped = asyncio.get_running_loop().time()
+        process.send_signal(number)
+        async with asyncio.timeout(5):
+            _, errors = await process.communicate()
+        assert asyncio.get_running_loop().time() - stopped < 2
+        assert (await waiting).status == 202
+        (await waiting).close()
+    assert process.returncode == 0, errors
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "says"),
+    [
+        ({"BACKOFFICE_API_TOKENS": ""}, 2, b"BACKOFFICE_API_TOKENS is not set"),
+        ({"BACKOFFICE_API_TOKENS": "ann:admin:short"}, 2, b"16 or more"),
+        ({"BACKOFFICE_SPEED": "9"}, 2, b"unknown setting BACKOFFICE_SPEED"),
+        ({"BRIDGE_REDIS_URL": ""}, 2, b"BRIDGE_REDIS_URL is not set"),
+        ({"BRIDGE_REDIS_URL": "http://x"}, 2, b"redis://"),
+        ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, 1, b"cannot serve"),
+        ({"BRIDGE_PLUGINS": "no.such.module"}, 2, b"BRIDGE_PLUGINS"),
+        ({"BACKOFFICE_HOST": "192.0.2.1"}, 1, b"cannot serve"),
+    ],
+)
+async def test_it_ends_with_a_word_where_it_cannot_serve(
+    server: Server, tmp_path: Path, variables: dict[str, str], status: int, says: bytes
+) -> None:
+    process = await start(tmp_path, **{"BRIDGE_REDIS_URL": server.url, **GOOD, **variables})
+    async with asyncio.timeout(20):
+        out, errors = await process.communicate()
+    assert (process.returncode, out) == (status, b"")
+    assert says in errors
+    assert b"Traceback" not in errors
