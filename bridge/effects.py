@@ -14,6 +14,7 @@ from bridge.keys import RESERVED
 
 MAX_ARGUMENTS = 1000  # of one command's effects together; Lua's unpack and the script's time are the reason
 MAX_BYTES = 1 << 20  # of one command's effects together
+MAX_SECONDS = 10_000_000_000  # that a value lives; beyond some such figure the server refuses it
 
 
 class BadEffects(BridgeError):
@@ -40,6 +41,7 @@ class Broadcast:
 
 
 _TYPE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_NAME = re.compile(r"[^\ud800-\udfff]+", re.DOTALL)  # surrogates alone are no text
 _CHANNEL = re.compile(r"[A-Za-z0-9._:@+-]{1,100}", re.ASCII)
 
 Value = str | bytes | int | float | Mapping[str, Any] | list[Any] | None
@@ -69,6 +71,8 @@ class Effects:
             return self._write("SET", name, (_stored(value),), shared)
         if seconds < 0.001:
             return self.delete(name, shared=shared)
+        if not seconds <= MAX_SECONDS:
+            raise BadEffects(f"set {name}: {seconds} seconds are over {MAX_SECONDS}; None means for good")
         return self._write("SET", name, (_stored(value), b"PX", b"%d" % int(seconds * 1000)), shared)
 
     def delete(self, name: str, *, shared: bool = False) -> Self:
@@ -97,8 +101,8 @@ class Effects:
 
     def xadd(self, name: str, fields: Mapping[str, Value], maxlen: int, *, shared: bool = False) -> Self:
         """Append to a stream capped at about ``maxlen`` entries."""
-        if not fields:
-            raise BadEffects(f"xadd {name}: an entry needs at least one field")
+        if not fields or maxlen < 0:
+            raise BadEffects(f"xadd {name}: an entry needs at least one field, and maxlen {maxlen} cannot be negative")
         flat = [part for f, v in fields.items() for part in (f.encode(), _stored(v))]
         return self._write("XADD", name, (b"MAXLEN", b"~", b"%d" % maxlen, b"*", *flat), shared)
 
@@ -118,8 +122,8 @@ class Effects:
         return self
 
     def _write(self, operation: str, name: str, arguments: tuple[bytes, ...], shared: bool) -> Self:
-        if not name or (shared and name.partition(":")[0] in RESERVED):
-            raise BadEffects(f"{operation.lower()} {name!r}: the name is empty or belongs to the bridge")
+        if not _NAME.fullmatch(name) or (shared and name.partition(":")[0] in RESERVED):
+            raise BadEffects(f"{operation.lower()} {name!r}: the name is empty, no text, or belongs to the bridge")
         self._count(3 + len(arguments), sum(map(len, arguments)), f"{operation.lower()} {name}")
         self.writes.append(Write(operation, name, arguments, shared))
         return self

@@ -43,6 +43,8 @@ class Keys:
         return f"{self.shard(shard)}outcome:{id}"
 
     def idem(self, shard: int, caller: str, subject: str, key: str) -> str:
+        # Callers' names and keys may hold colons; with those of the caller escaped no two callers' keys meet.
+        caller = caller.replace("%", "%25").replace(":", "%3A")
         return f"{self.shard(shard)}idem:{caller}:{subject}:{key}"
 
     def lease(self, shard: int) -> str:

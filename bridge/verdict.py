@@ -33,6 +33,7 @@ class Bury:
 Verdict = Done | Refuse | Again | Bury
 
 MAX_BACKOFF_S = 10.0
+MAX_CAUSE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ def judge(result: Effects | BaseException | None, *, failures: int, limits: Limi
         case Effects():
             return Done(result)
         case Rejected():
-            return Refuse(str(result) or "the handler refused")
+            return Refuse(_text(result) or "the handler refused")
         case BadEffects():
-            return Bury("effects_failed", str(result))
+            return Bury("effects_failed", _text(result))
         case TimeoutError() if failures + 1 >= limits.attempts:
             return Bury("timed_out", f"{result} on attempt {failures + 1} of {limits.attempts}")
         case BaseException() if failures + 1 >= limits.attempts:
@@ -81,5 +82,13 @@ def must_run_alone(deaths: int) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """One line of an exception, bounded."""
-    return f"{type(error).__name__}: {error}"[:500]
+    """One line of an exception, bounded, of characters that JSON can hold."""
+    return f"{type(error).__name__}: {_text(error)}"[:MAX_CAUSE_CHARS]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # a handler's own exception class may be broken
+        text = "(it cannot say)"
+    return text[:MAX_CAUSE_CHARS].encode(errors="backslashreplace").decode()[:MAX_CAUSE_CHARS]
