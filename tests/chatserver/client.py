@@ -1,0 +1,111 @@
+"""A chat client for tests: asks and gets the answer, and waits for pushes without losing any."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any
+
+from joserfc import jwt
+from joserfc.jwk import OctKey
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+SECRET = "a secret of more than thirty-two bytes"
+PATIENCE_S = 10
+
+
+def token(user: str = "u1", *, secret: str = SECRET, seconds: float = 3600, **claims: Any) -> str:
+    claims = {"sub": user, "exp": time.time() + seconds, **claims}
+    return jwt.encode({"alg": "HS256"}, {k: v for k, v in claims.items() if v is not None}, OctKey.import_key(secret))
+
+
+class ChatClient:
+    """One websocket. ``ready`` and ``hello`` are the frames of those names."""
+
+    def __init__(self, socket: ClientConnection, user: str) -> None:
+        self.socket, self.user = socket, user
+        self.hello: dict[str, Any] = {}
+        self.ready: dict[str, Any] = {}
+        self._ids = count(1)
+        self._unread: list[dict[str, Any]] = []
+
+    async def send(self, **frame: Any) -> None:
+        await self.socket.send(json.dumps(frame))
+
+    async def ask(self, type: str, **fields: Any) -> dict[str, Any]:
+        """Send a frame and return its answer; pushes that come before are kept."""
+        id = next(self._ids)
+        await self.send(type=type, id=id, **fields)
+        return await self._find(lambda frame: frame.get("id") == id)
+
+    async def push(self, type: str, **fields: Any) -> dict[str, Any]:
+        """The first push of this type with these fields that was not asked for before."""
+        wanted = {"type": type, **fields}
+        return await self._find(
+            lambda frame: "id" not in frame and all(frame.get(name) == value for name, value in wanted.items())
+        )
+
+    async def error(self) -> dict[str, Any]:
+        """The next error, whatever it answers."""
+        return await self._find(lambda frame: frame["type"] == "error")
+
+    async def pushes(self, type: str, n: int) -> list[dict[str, Any]]:
+        return [await self.push(type) for _ in range(n)]
+
+    def seen(self, type: str) -> list[dict[str, Any]]:
+        """Pushes of this type that came along the way and that nobody waited for."""
+        return [frame for frame in self._unread if frame["type"] == type and "id" not in frame]
+
+    async def say(self, room: str, text: str, **fields: Any) -> dict[str, Any]:
+        return await self.ask("say", room=room, text=text, **fields)
+
+    async def close_code(self) -> int | None:
+        """Read until the server closes; with which code."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    self._unread.append(json.loads(await self.socket.recv()))
+        except ConnectionClosed:
+            return self.socket.close_code
+
+    async def _find(self, matches: Any) -> dict[str, Any]:
+        for place, frame in enumerate(self._unread):
+            if matches(frame):
+                return self._unread.pop(place)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    frame = json.loads(await self.socket.recv())
+                    if matches(frame):
+                        return frame
+                    self._unread.append(frame)
+        except TimeoutError:
+            raise AssertionError(f"it did not come; what came: {self._unread}") from None
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, **options: Any) -> AsyncIterator[ChatClient]:
+    """A connection that has said hello, and nothing else."""
+    subprotocols = [Subprotocol(name) for name in options.pop("subprotocols", ["bridge.v1"])]
+    async with connect(url, subprotocols=subprotocols or None, compression=None, **options) as socket:
+        yield ChatClient(socket, "")
+
+
+@contextlib.asynccontextmanager
+async def signed_in(url: str, user: str = "u1", *rooms: str, **claims: Any) -> AsyncIterator[ChatClient]:
+    """A client that is authenticated and in these rooms."""
+    async with connected(url) as client:
+        client.user = user
+        client.hello = await client.push("hello")
+        client.ready = await client.ask("auth", token=token(user, **claims))
+        assert client.ready["type"] == "ready", client.ready
+        for room in rooms:
+            joined = await client.ask("join", room=room)
+            assert joined["type"] == "joined", joined
+        yield client
