@@ -1,0 +1,348 @@
+"""The ``chatbridge`` command: what operators do from a shell.
+
+What changes something goes through the back office's REST API, where it is authorised; what
+only looks at nodes, shards and pending entries reads Redis. Exit status: 0 ok, 1 failed, 2 misused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from bridge.errors import BridgeError, Misconfigured
+from bridge.printing import print_command, print_json, print_list, print_table, text
+
+if TYPE_CHECKING:
+    from bridge.client import Bridge
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Operators' commands to a fleet of chat server nodes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+dead = typer.Typer(help="Commands that could not be handled: look at them, put them back, discard them.",
+                   no_args_is_help=True)  # fmt: skip
+app.add_typer(dead, name="dead")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Url = Annotated[str, typer.Option("--url", envvar="BACKOFFICE_URL", help="Where the back office is.")]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", envvar="BACKOFFICE_TOKEN", show_default=False,
+                 help="Who you are to it; file:PATH reads it from a file."),
+]  # fmt: skip
+Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
+Payload = Annotated[str | None, typer.Option("--payload", help="A JSON object instead of the command's own payload.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for those who read about it later.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of commands; none = by filter.", show_default=False)]
+OfType = Annotated[str | None, typer.Option("--type", help="Only commands of this type.")]
+OfSubject = Annotated[str | None, typer.Option("--subject", help="Only commands for this subject.")]
+OfCode = Annotated[str | None, typer.Option("--code", help="Only this cause, such as timed_out.")]
+OfShard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard.")]
+All = Annotated[bool, typer.Option("--all", help="Every dead letter that was not put back yet.")]
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def main() -> None:
+    """Run the command line; every error that has a name leaves as one line."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.Abort:
+        sys.exit(1)
+    except typer.TyperException as misuse:
+        command = getattr(getattr(misuse, "ctx", None), "command_path", "chatbridge")
+        _end(f"{misuse.format_message()} See: {command} --help", misuse.exit_code)
+    except Misconfigured as error:
+        _end(str(error), 2)
+    except BridgeError as error:
+        _end(str(error), 1)
+
+
+@app.command()
+def demo(
+    nodes: Annotated[int, typer.Option(min=1, max=26, help="How many chat nodes.")] = 3,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the back office; 0 = a free one.")] = 8080,
+    data: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Keep data here; by default in a folder removed at exit.")
+    ] = None,
+    bots: Annotated[bool, typer.Option("--bots/--no-bots", help="A few users who chat.")] = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Start killed nodes again.")] = False,
+    ready_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Written, as JSON, once everything serves.")
+    ] = None,
+) -> None:
+    """Serve everything on this machine: server, chat nodes, back office, bots; until Ctrl-C."""
+    from bridge.demo import Options, serve
+
+    asyncio.run(serve(Options(nodes, port, data, bots, restart, ready_file)))
+
+
+@app.command()
+def publish(
+    type: Annotated[str, typer.Argument(help="Such as member.mute.", show_default=False)],
+    subject: Annotated[str, typer.Argument(help="Such as room:lobby.", show_default=False)],
+    payload: Annotated[str, typer.Argument(help="A JSON object; - reads it from standard input.")] = "{}",
+    reason: Annotated[str | None, typer.Option(help="Why, for those who read about it later.")] = None,
+    expires_in: Annotated[int | None, typer.Option(help="Seconds; then it is not begun any more.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Idempotency key: repeating it does nothing twice.")] = None,
+    wait: Annotated[float, typer.Option(min=0, max=30, help="Seconds to wait for the end.")] = 0,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+) -> None:
+    """Issue a command. With --wait, the exit status says whether it was done."""
+    import secrets
+
+    from bridge.rest import NotAnswered, Refused
+
+    body: dict[str, Any] = {"type": type, "subject": subject, "payload": _object(payload, "PAYLOAD")}
+    body |= {"reason": reason} if reason is not None else {}
+    body |= {"expires_in": expires_in} if expires_in is not None else {}
+    key = key or secrets.token_urlsafe(12)
+    try:
+        answer = _call(
+            url, token, "POST", "/commands", body,
+            query={"wait": f"{wait:g}"} if wait else None, headers={"Idempotency-Key": key}, wait_s=wait,
+        )  # fmt: skip
+    except NotAnswered as error:
+        raise NotAnswered(f"{error}; if it may have been accepted, repeat it with --key {key}") from None
+    except Refused as error:
+        again = f"; try again with --key {key}" if error.status in (429, 503) else ""
+        _end(f"{error}{again}", 1)
+    if as_json:
+        print_json(answer)
+    else:
+        print_command(answer, repeated=answer["duplicate"])
+    if wait and answer["state"] != "done":
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(help="Of a command.", show_default=False)],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+) -> None:
+    """Where a command stands, and how it came there."""
+    answer = _call(url, token, "GET", f"/commands/{_quote(id)}")
+    if as_json:
+        print_json(answer)
+        return
+    print_command(answer)
+    facts = ("payload", "reason", "issued_by", "expires_at", "origin", "requeued_as", "attempts")
+    print_table((), ([name, text(answer[name])] for name in facts if answer[name] is not None))
+    print("timeline")
+    print_table((), ([step["at"], step["state"], step["node"] or ""] for step in answer["timeline"]))
+
+
+@app.command()
+def nodes(as_json: Json = False) -> None:
+    """Chat nodes that are there, or were within the last hour."""
+    columns = ("name", "state", "shards", "sessions", "rooms", "lag", "heartbeat_age_s", "url")
+    found = [asdict(node) for node in _look(lambda bridge: bridge.nodes())]
+    for node in found:
+        del node["rates"]  # told by shard
+        if not as_json:
+            node["shards"] = len(node["shards"])
+    print_list(found, columns, as_json)
+
+
+@app.command()
+def shards(as_json: Json = False) -> None:
+    """Who reads each shard, how much waits there and what is under way."""
+    found = [asdict(shard) for shard in _look(lambda bridge: bridge.shard_infos())]
+    print_list(found, ("shard", "holder", "epoch", "length", "lag", "pending", "oldest_age_s", "dead",
+                        "handled_per_s"), as_json)  # fmt: skip
+
+
+@app.command()
+def pending(shard: OfShard = None, limit: Limit = 100, as_json: Json = False) -> None:
+    """What nodes have read and not ended yet, oldest first within a shard."""
+
+    async def read(bridge: Bridge) -> list[dict[str, Any]]:
+        numbers = [shard] if shard is not None else [s.shard for s in await bridge.shard_infos() if s.pending]
+        found: list[dict[str, Any]] = []
+        for number in numbers:
+            if len(found) < limit:
+                found += map(asdict, await bridge.pending(number, limit - len(found)))
+        return found
+
+    print_list(_look(read), ("id", "type", "subject", "node", "idle_s", "deliveries"), as_json)
+
+
+@dead.command("list")
+def dead_list(
+    type: OfType = None,
+    subject: OfSubject = None,
+    code: OfCode = None,
+    shard: OfShard = None,
+    requeued: Annotated[bool, typer.Option("--requeued", help="Those put back instead of the others.")] = False,
+    limit: Limit = 100,
+    cursor: Annotated[str | None, typer.Option(help="next_cursor of the answer before.")] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+) -> None:
+    """Dead letters, newest first."""
+    query = _given(type=type, subject=subject, code=code, shard=shard, cursor=cursor)
+    query |= {"limit": limit, "requeued": int(requeued)}
+    answer = _call(url, token, "GET", "/dead", query=query)
+    if as_json:
+        print_json(answer)
+        return
+    letters = [{**letter, "cause": letter["cause"]["code"]} for letter in answer["items"]]
+    print_list(letters, ("id", "at", "type", "subject", "cause", "attempts", "node"), as_json)
+    if answer["next_cursor"]:
+        print(f"there are more: --cursor {answer['next_cursor']}")
+
+
+@dead.command("show")
+def dead_show(
+    id: Annotated[str, typer.Argument(help="The command's.", show_default=False)],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+) -> None:
+    """One dead letter: its cause, and the entry as it came."""
+    import base64
+
+    answer = _call(url, token, "GET", f"/dead/{_quote(id)}")
+    if as_json:
+        print_json(answer)
+        return
+    print(f"{answer['id']} {answer['cause']['code']}: {answer['cause']['message']}")
+    print_table((), ([name, text(answer[name])] for name in ("at", "attempts", "node", "requeued_as")))
+    print("as it came")
+    print_table((), ([name, repr(base64.b64decode(value))[2:-1]] for name, value in answer["raw"].items()))
+
+
+@dead.command()
+def requeue(
+    reason: Reason, ids: Ids = None, payload: Payload = None, type: OfType = None, subject: OfSubject = None,
+    code: OfCode = None, shard: OfShard = None, every: All = False, dry_run: DryRun = False, as_json: Json = False,
+    url: Url = DEFAULT_URL, token: Token = None,
+) -> None:  # fmt: skip
+    """Send dead letters again, as new commands; a second time does nothing."""
+    body = _which(ids, every, _given(type=type, subject=subject, code=code, shard=shard)) | {"reason": reason}
+    body |= {"payload": _object(payload, "--payload")} if payload is not None else {}
+    _bulk(url, token, "requeue", body, dry_run, as_json)
+
+
+@dead.command()
+def discard(
+    reason: Reason, ids: Ids = None, type: OfType = None, subject: OfSubject = None,
+    code: OfCode = None, shard: OfShard = None, every: All = False, dry_run: DryRun = False, as_json: Json = False,
+    url: Url = DEFAULT_URL, token: Token = None,
+) -> None:  # fmt: skip
+    """Throw dead letters away for good."""
+    body = _which(ids, every, _given(type=type, subject=subject, code=code, shard=shard)) | {"reason": reason}
+    _bulk(url, token, "discard", body, dry_run, as_json)
+
+
+# reaching the services
+
+
+def _call(
+    url: str, token: str | None, method: str, path: str, body: Mapping[str, Any] | None = None, **how: Any
+) -> Any:
+    from bridge.rest import RestApi
+
+    if not token:
+        raise typer.BadParameter("no token; give --token, or set BACKOFFICE_TOKEN.")
+    if token.startswith("file:"):
+        token = _read(Path(token.removeprefix("file:")))
+
+    async def call() -> Any:
+        async with RestApi.connect(url, token) as api:
+            return await api.call(method, path, body, **how)
+
+    return asyncio.run(call())
+
+
+def _look(read: Callable[[Bridge], Awaitable[T]]) -> T:
+    """What ``read`` finds in Redis."""
+    from bridge.client import Bridge
+    from bridge.config import BridgeSettings, load
+    from bridge.errors import Unreachable
+
+    async def look() -> T:
+        try:
+            async with Bridge.connect(load(BridgeSettings)) as bridge:
+                return await read(bridge)
+        except Unreachable as error:
+            raise Unreachable(f"Redis does not answer: {error}; is BRIDGE_REDIS_URL right?") from None
+
+    return asyncio.run(look())
+
+
+def _bulk(url: str, token: str | None, verb: str, body: Mapping[str, Any], dry_run: bool, as_json: bool) -> None:
+    answer = _call(url, token, "POST", f"/dead/{verb}", body, query={"dry_run": int(dry_run)}, wait_s=10)
+    if as_json:
+        print_json(answer)
+    else:
+        would = f"would {verb}" if dry_run else f"{verb}ed" if verb == "discard" else "requeued"
+        rows = [[moved["id"], would, moved["new_id"] or ""] for moved in answer["done"]]
+        print_table((), rows + [[skipped["id"], "skipped", skipped["code"]] for skipped in answer["skipped"]])
+        print(f"{answer['matched']} matched, {len(answer['done'])} {would}, {len(answer['skipped'])} skipped")
+    if any(skipped["code"] != "already_requeued" for skipped in answer["skipped"]):
+        raise typer.Exit(1)
+
+
+# reading what was given
+
+
+def _which(ids: Sequence[str] | None, every: bool, filters: Mapping[str, Any]) -> dict[str, Any]:
+    if [bool(ids), bool(filters), every].count(True) != 1:
+        raise typer.BadParameter("say which: ids, or filters (--type, --subject, --code, --shard), or --all.")
+    return {"ids": list(ids)} if ids else {"filter": dict(filters)}
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(sys.stdin.read() if text == "-" else text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{what} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'{what} is no JSON object, such as {{"user": "u7"}}.')
+    return value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}.") from None
+
+
+def _quote(part: str) -> str:
+    from urllib.parse import quote
+
+    return quote(part, safe="")
+
+
+def _end(why: str, status: int) -> NoReturn:
+    sys.stderr.write(f"chatbridge: {why}\n")
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What the command line prints: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def print_list(items: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print_json({"items": items, "next_cursor": None})  # as lists of the REST API
+    else:
+        print_table(columns, ([text(item[column]) for column in columns] for item in items))
+
+
+def print_command(answer: Mapping[str, Any], *, repeated: bool = False) -> None:
+    where = f" on {answer['node']}" if answer.get("node") else ""
+    line = f"{answer['id']} {answer['type']} {answer['subject']}: {answer['state']}{where}"
+    if answer.get("result"):
+        line += f" {json.dumps(answer['result'], ensure_ascii=False)}"
+    if answer.get("error"):
+        line += f" ({answer['error']['code']}: {answer['error']['message']})"
+    print(line + (" (it had been sent before)" if repeated else ""))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, show_header=bool(columns), pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console = Console()
+    # Into a pipe, every cell is whole, on a line of its own row.
+    Console(width=None if console.is_terminal else 10_000, highlight=False).print(table)
+
+
+def text(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case float():
+            return f"{value:.1f}"
+        case str():
+            return value
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
