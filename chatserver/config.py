@@ -39,7 +39,7 @@ class ChatSettings(Settings):
     origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="web pages that may connect, such as https://chat.example; * = any; empty = none, programs only"
     )
-    messages_per_s: float = Field(10, gt=0, le=1000)
+    messages_per_s: float = Field(20, gt=0, le=1000)
     text_chars: int = Field(500, ge=1, le=MAX_TEXT_CHARS)
     words_file: Path | None = None
     heartbeat_seconds: float = Field(25, gt=0, le=600)

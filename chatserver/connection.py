@@ -11,11 +11,9 @@ from websockets.frames import BINARY, Frame
 from websockets.protocol import CLOSING, OPEN
 
 from chatserver.frames import Close
-from chatserver.limits import Bucket
+from chatserver.limits import Bucket, Limits
 
 OUTBOX_BYTES: Final = 256 * 1024  # what may wait for a client, besides the answer to its own last frame
-FRAMES_PER_S: Final = 50.0  # of any kind, pings included; more is closed 4005
-FRAMES_BURST: Final = 200.0
 CLOSE_TIMEOUT_S: Final = 3.0  # for a client to take note of a close; then the socket is cut
 MAX_REASON_BYTES: Final = 120  # a close frame has room for 123
 ANSWER_TIMEOUT_S: Final = 20.0  # for a client to read an answer that did not fit its socket at once
@@ -28,8 +26,9 @@ class Connection(ServerConnection):
     That is sound because nothing here is ever sent in fragments or compressed.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, limits: Limits, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._limits = limits
         self.heard_at = self.loop.time()  # the last sign of life of any kind
         self.pinged_at = 0.0  # loop time of our last ping that was a frame of the protocol
         self.closed_with: int | None = None  # our close code, once we have begun to close
@@ -93,8 +92,9 @@ class Connection(ServerConnection):
     def process_event(self, event: Any) -> None:
         if self.request is not None and self.protocol.state is OPEN:
             assert isinstance(event, Frame)
-            if self._frames.take(self.heard_at, rate=FRAMES_PER_S, burst=FRAMES_BURST):
-                return self.shut(Close.TOO_MANY_FRAMES, f"more than {FRAMES_PER_S:g} frames a second")
+            rate = self._limits.frames_per_s
+            if self._frames.take(self.heard_at, rate=rate, burst=4 * rate):
+                return self.shut(Close.TOO_MANY_FRAMES, f"more than {rate:g} frames a second")
             if event.opcode is BINARY:
                 return self.shut(Close.NOT_A_FRAME, "frames are text")
         if self.closed_with is None:

@@ -66,3 +66,8 @@ class Limits:
     messages_per_s: float
     text_chars: int
     words: Words = field(default_factory=Words)
+
+    @property
+    def frames_per_s(self) -> float:
+        """Of any kind, pings included: what a client that says as much as it may can need."""
+        return 50 + 2 * self.messages_per_s

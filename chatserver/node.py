@@ -9,6 +9,7 @@ import random
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -221,7 +222,7 @@ class ChatNode:
             max_size=MAX_FRAME_BYTES,
             max_queue=INBOX_FRAMES,
             write_limit=64 * 1024,
-            create_connection=Connection,
+            create_connection=partial(Connection, limits=self.limits),  # type: ignore[arg-type]  # it is called
         )
 
     def _where(self, server: Server) -> Ready:

@@ -51,6 +51,10 @@ class ChatClient:
             lambda frame: "id" not in frame and all(frame.get(name) == value for name, value in wanted.items())
         )
 
+    async def answer(self, id: int) -> dict[str, Any]:
+        """The answer to a frame that was sent with this id."""
+        return await self._find(lambda frame: frame.get("id") == id)
+
     async def error(self) -> dict[str, Any]:
         """The next error, whatever it answers."""
         return await self._find(lambda frame: frame["type"] == "error")
