@@ -72,8 +72,8 @@ def folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def launched(folder: Path, *options: str, nodes: int = 1) -> AsyncIterator[Demo]:
-    output, ready_file = folder / f"output-{len(list(folder.iterdir()))}", folder / "ready.json"
-    ready_file.unlink(missing_ok=True)
+    number = len(list(folder.glob("output-*")))
+    output, ready_file = folder / f"output-{number}", folder / f"ready-{number}.json"
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bridge.cli", "demo", "--port", "0", "--nodes", str(nodes)),
@@ -222,7 +222,7 @@ async def test_data_outlives_the_demo_in_a_folder_of_ones_own(folder: Path) -> N
             command = {"type": "notice.post", "subject": "room:lobby", "payload": {"text": "kept"}}
             await api.call("POST", "/commands", command, query={"wait": 15}, wait_s=15)
         secret = demo.ready["api_token"]
-        async with launched(folder, "--data", data, "--ready-file", os.fspath(folder / "other.json")) as second:
+        async with launched(folder, "--data", data) as second:
             assert await second.process.wait() == 2
             assert f"is in use by process {demo.pids['demo']}" in second.output
         assert await demo.end() == 0
