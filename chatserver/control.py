@@ -133,7 +133,8 @@ class Control:
     async def _forget(self, client: Client, membership: Membership) -> None:
         with contextlib.suppress(BridgeError):
             await self._state.leave(membership)
-            await self._state.note_rooms(client.key())
+            if client.user:  # it may be gone by now
+                await self._state.note_rooms(client.key())
 
     async def _check_sessions(self) -> None:
         clients = list(self._hub.listed())
