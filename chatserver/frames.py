@@ -149,10 +149,15 @@ def decode_object(message: bytes) -> dict[str, Any]:
     return value
 
 
+def id_of(value: Mapping[str, Any]) -> int | None:
+    """The id that an answer echoes; None if there is none that could be."""
+    id = value.get("id")
+    return id if type(id) is int and -(1 << 63) <= id < 1 << 63 else None
+
+
 def decode_frame(value: Mapping[str, Any]) -> AnyFrame:
     """One client frame. Raises Refused ``bad_request`` with every fault."""
-    type_, id = value.get("type"), value.get("id")
-    known_id = id if isinstance(id, int) and not isinstance(id, bool) else None
+    type_, known_id = value.get("type"), id_of(value)
     model = _MODELS.get(type_) if isinstance(type_, str) else None
     if model is None:
         raise Refused("bad_request", f"unknown type; known are {', '.join(_MODELS)}", id=known_id)

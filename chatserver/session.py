@@ -30,6 +30,7 @@ from chatserver.frames import (
     Say,
     decode_frame,
     decode_object,
+    id_of,
 )
 from chatserver.health import Metrics
 from chatserver.hub import Client, Hub
@@ -116,8 +117,7 @@ class Session:
 
     def _refuse(self, value: Mapping[str, Any], refused: Refused) -> None:
         if refused.id is None:
-            id = value.get("id")
-            refused.id = id if isinstance(id, int) and not isinstance(id, bool) else None
+            refused.id = id_of(value)
         self._with.metrics.refused(refused.code)
         self._socket.put(frames.error(refused))
 
