@@ -51,7 +51,13 @@ class Held:
 
     @property
     def attempt(self) -> int:
+        """Which attempt the next or present one is."""
         return 1 + self.failures + self.deaths
+
+    @property
+    def attempts(self) -> int:
+        """How many were made."""
+        return self.attempt if self.began else self.attempt - 1
 
 
 def hold(shard: int, raw: RawEntry, *, presumed_deaths: int = 0) -> Held:
@@ -105,6 +111,8 @@ class Handling:
             if not envelope.subject.startswith(f"{kind.subject}:"):
                 return Bury("undecodable", f"{envelope.type} is for {kind.subject}:…, not for {envelope.subject}")
             payload = kind.validate(envelope.payload)
+            if not _is_json(envelope.payload):  # pydantic takes NaN and 1e999, which no outcome can hold
+                return Bury("undecodable", "the payload holds a number that JSON does not know")
         except (InvalidPayload, UnknownType) as error:
             return Bury("undecodable", str(error))
         command = Command(
@@ -139,22 +147,28 @@ class Handling:
                 return self._ended(held, "done", effects)
             case Refuse(reason):
                 return self._ended(held, "rejected", Effects(), self._failure("rejected", reason))
-        return self._ended(held, "expired", Effects(), self._failure("expired", "not handled in time"))
+        # Nobody has looked at the payload of an expired one.
+        readable = _is_json(held.envelope.payload)
+        return self._ended(held, "expired", Effects(), self._failure("expired", "not handled in time"), readable)
 
-    def _ended(self, held: Held, state: State, effects: Effects, error: Failure | None = None) -> Ended:
+    def _ended(
+        self, held: Held, state: State, effects: Effects, error: Failure | None = None, readable: bool = True
+    ) -> Ended:
         return Ended(
             held.envelope,
             state,
-            held.attempt,
+            held.attempts,
             held.counted,
-            outcome_head(held.envelope, node=self.node, attempts=held.attempt, timeline=held.timeline),
+            outcome_head(
+                held.envelope, node=self.node, attempts=held.attempts, timeline=held.timeline, readable=readable
+            ),
             outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error),
             effects,
         )
 
     def obituary(self, held: Held, verdict: Bury) -> tuple[int, bytes]:
         """Attempts made, and the record of a command that becomes a dead letter."""
-        attempts = held.attempt if held.began else held.attempt - 1
+        attempts = held.attempts
         readable = _is_json(held.envelope.payload)
         head = outcome_head(held.envelope, node=self.node, attempts=attempts, timeline=held.timeline, readable=readable)
         error = self._failure(verdict.code, verdict.cause)
