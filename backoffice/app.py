@@ -56,11 +56,12 @@ def make_app(
 
     async def connected(app: web.Application) -> AsyncIterator[None]:
         events = telemetry or Telemetry()
-        events.listen(app[METRICS].listen, inline=True)
-        events.listen(_log)
+        stops = events.listen(app[METRICS].listen, inline=True), events.listen(_log)
         async with Bridge.connect(bridge, registry=registry, telemetry=events, timeout=DEADLINE_S) as app[BRIDGE]:
             app[METRICS].watch(app[BRIDGE].redis)
             yield
+        for stop in stops:
+            stop()
 
     async def stop(app: web.Application) -> None:
         app[STOPPING].set()

@@ -19,7 +19,7 @@ from bridge.client import Bridge
 from bridge.envelope import MAX_DEPTH
 
 PREFIX = "/api/v1"
-DEADLINE_S = 0.9  # a call that waits for Redis longer is answered 503
+DEADLINE_S = 0.8  # a call that waits for Redis longer is answered 503, which is promised within a second
 
 BRIDGE = web.AppKey("bridge", Bridge)
 TOKENS = web.AppKey("tokens", Tokens)

@@ -91,7 +91,7 @@ async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     faults: list[Fault] = []
     key = idempotency_key(call.request.headers, faults) or _new_key()
     if faults:
-        raise invalid(faults)
+        raise invalid(faults + _faults(call.bridge.registry, call.caller, call.body.model_dump()))
     receipt = await _publish(call.bridge, call.caller, call.body, key)
     if call.query.wait:
         outcome = await _wait(call, receipt.id)
@@ -243,7 +243,7 @@ async def _wait(call: Call[Wait, CommandIn], id: str) -> Outcome | None:
 
 async def _outcome(bridge: Bridge, id: str) -> Outcome:
     if not COMMAND_ID.fullmatch(id):
-        raise not_found(f"command {id!r}")
+        raise not_found(f"command {id[:80]!r}")
     try:
         outcome = await bridge.outcome(id)
     except Invalid:  # the shard that it names is none of ours

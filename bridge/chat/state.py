@@ -250,7 +250,9 @@ async def read_log(store: ChatStore, room_id: str, *, before: int | None = None,
 
 async def read_user_sanctions(store: ChatStore, user_id: str) -> list[Sanction]:
     """Everything that holds against a user, everywhere first, then by room."""
-    return [s for s in await list_sanctions(store) if s.user == user_id]
+    now = await server_ms(store)
+    mine = [m for m in await _index(store, now) if m.startswith(f"user:{user_id}|") or m.endswith(f"|{user_id}")]
+    return sorted(await _read_sanctions(store, mine, now), key=place)
 
 
 async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
@@ -261,17 +263,23 @@ async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
     return await _read_sanctions(store, mine, now)
 
 
-async def list_sanctions(store: ChatStore) -> list[Sanction]:
-    """Every mute and ban that holds now, those without a room first, then by room and user."""
+async def list_sanctions(store: ChatStore, *, after: str = "", limit: int | None = None) -> list[Sanction]:
+    """Mutes and bans that hold now, those without a room first, then by room and user: ``limit`` from a place on."""
     now = await server_ms(store)
-    indexes = await asyncio.gather(
-        *(
-            store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
-            for shard in range(store.shards)
-        )
-    )
-    found = await _read_sanctions(store, [raw.decode() for index in indexes for raw in index], now)
-    return sorted(found, key=lambda s: (s.room or "", s.user, s.kind))
+    members = sorted((_place_of(member), member) for member in await _index(store, now))
+    following = [member for at, member in members if at > after]
+    found: list[Sanction] = []
+    step = limit or len(following) or 1
+    for start in range(0, len(following), step):  # the index may name some that were lifted
+        found += await _read_sanctions(store, following[start : start + step], now)
+        if limit is not None and len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def place(sanction: Sanction) -> str:
+    """Where a sanction stands in the list of all; no id has a blank."""
+    return f"{sanction.room or ''} {sanction.user} {sanction.kind}"
 
 
 async def read_sessions(store: ChatStore, user_id: str) -> list[SessionInfo]:
@@ -305,6 +313,23 @@ async def _read_rooms(store: ChatStore, ids: Sequence[str]) -> list[RoomInfo]:
         if info is not None:
             found.append(replace(info, members=len({member_from(m).user for m in sessions})))
     return found
+
+
+async def _index(store: ChatStore, now: int) -> list[str]:
+    """Members of all shards' indexes of sanctions that may still hold."""
+    answers = await asyncio.gather(
+        *(
+            store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
+            for shard in range(store.shards)
+        )
+    )
+    return [raw.decode() for members in answers for raw in members]
+
+
+def _place_of(member: str) -> str:
+    subject, kind, *user_of_room = member.split("|")
+    id = subject.partition(":")[2]
+    return f"{id} {user_of_room[0]} {kind}" if user_of_room else f" {id} {kind}"
 
 
 async def _read_sanctions(store: ChatStore, members: Iterable[str], now: int) -> list[Sanction]:

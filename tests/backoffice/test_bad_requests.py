@@ -191,6 +191,8 @@ async def test_a_bad_header_is_refused(api: Api, name: str) -> None:
 async def test_faults_of_query_header_and_body_are_told_together(api: Api) -> None:
     answer = await api.post("/commands?wait=31&verbose=1", changed(reason=1), headers={"Idempotency-Key": "a b"})
     check_problem(answer, 422, "invalid", "?wait", "?verbose", "/reason", ":Idempotency-Key")
+    answer = await api.post("/commands", changed(payload={}), headers={"Idempotency-Key": "a b"})
+    check_problem(answer, 422, "invalid", ":Idempotency-Key", "/payload/user")
 
 
 QUERIES: list[tuple[str, list[str]]] = [
