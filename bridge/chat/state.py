@@ -252,7 +252,8 @@ async def read_user_sanctions(store: ChatStore, user_id: str) -> list[Sanction]:
     """Everything that holds against a user, everywhere first, then by room."""
     now = await server_ms(store)
     mine = [m for m in await _index(store, now) if m.startswith(f"user:{user_id}|") or m.endswith(f"|{user_id}")]
-    return sorted(await _read_sanctions(store, mine, now), key=place)
+    found = [s for s in await _read_sanctions(store, mine, now) if s.user == user_id]  # "mute" is an id, too
+    return sorted(found, key=place)
 
 
 async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
