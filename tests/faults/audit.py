@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis.asyncio
 
 from bridge.client import Bridge
 from tests.faults.ledger import LEDGER
 from tests.faults.load import Load
+from tests.figures import Figures, spread
 from tests.waiting import until
 
+FAIL_S = 10.0  # no command may wait longer, whatever the machine is busy with
 # KEYS: the command streams. One call a look, however many shards there are.
 _BACKLOG = "local n = 0 for _, key in ipairs(KEYS) do n = n + redis.call('XLEN', key) end return n"
 
@@ -57,11 +61,12 @@ async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 
     await until(empty, timeout, what="all accepted commands end")
 
 
-async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load) -> Audit:
-    """Compare what was accepted with the ledgers."""
+async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load, *, since_ms: float = 0) -> Audit:
+    """Compare what was accepted (later than ``since_ms``) with the ledgers."""
     books = Audit()
-    for room, ids in load.accepted.items():
-        lines = await client.xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
+    for room, accepted in load.accepted.items():
+        ids = [id for id in accepted if int(id.split("-")[1]) > since_ms]
+        lines: Any = await client.xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
         _compare(books, room, ids, [(entry.decode(), line) for entry, line in lines])
     return books
 
@@ -75,9 +80,20 @@ def _compare(books: Audit, room: str, ids: list[str], lines: list[tuple[str, dic
     books.twice += [id for id, count in counts.items() if count > 1]
     books.unasked += sorted(counts.keys() - set(ids))
     before, last = b"", -1
-    for id, (_, line) in zip(applied, lines, strict=True):
+    for id, (entry, line) in zip(applied, lines, strict=True):
         # The number must grow, and the handler must have seen the state that the one before it left.
         if int(line[b"n"]) <= last or line[b"before"] != before:
             books.out_of_order.append(f"{room} {id}")
         before, last = line[b"n"], int(line[b"n"])
-    books.times += [(int(id.split("-")[1]), int(entry.split("-")[0])) for id, (entry, _) in zip(applied, lines, strict=True)]
+        books.times.append((int(id.split("-")[1]), int(entry.split("-")[0])))
+
+
+def conclude(scenario: str, books: Audit, faults: Sequence[float], figures: Figures, *, within_s: float) -> None:
+    """Report the books and the waits of what the faults (ms) touched; raise AssertionError where they are not clean."""
+    waits = [wait for fault in faults for wait in books.waits(fault, fault + within_s * 1000)]
+    figures.report(
+        scenario, rounds=len(faults), commands=books.accepted, lost=len(books.lost), twice=len(books.twice),
+        out_of_order=len(books.out_of_order), wait_s=spread(waits),
+    )  # fmt: skip
+    books.clean()
+    assert max(waits) < FAIL_S
