@@ -10,6 +10,7 @@ twice, for which its id is the key. The streams are capped, so a group that stay
 import asyncio
 import json
 import os
+import signal
 import socket
 from collections import Counter
 
@@ -20,31 +21,37 @@ NAMESPACE, GROUP, CONSUMER = os.environ.get("BRIDGE_NAMESPACE", "chat"), "analyt
 
 
 async def main() -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # what was read is finished and acknowledged first
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with Redis.from_url(os.environ["BRIDGE_REDIS_URL"], decode_responses=True) as redis:
         shards = int(await redis.hget(f"{NAMESPACE}:{{meta}}", "shards"))
         streams = [f"{NAMESPACE}:{{{shard}}}:settled" for shard in range(shards)]
-        for stream in streams:
-            try:
-                await redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):  # it is there from an earlier run
-                    raise
+        await asyncio.gather(*(create_group(redis, stream) for stream in streams))
         seen: Counter[tuple[str, str]] = Counter()
-        # First what an earlier run read and did not acknowledge, then what is new.
-        for since in ("0", ">"):
-            while await step(redis, dict.fromkeys(streams, since), seen) or since == ">":
-                pass
+        since = "0"  # first what an earlier run read and did not acknowledge, then what is new
+        while not stopping.is_set():
+            if not await step(redis, dict.fromkeys(streams, since), seen):
+                since = ">"
 
 
-async def step(redis: Redis, since: dict[str, str], seen: "Counter[tuple[str, str]]") -> bool:
+async def create_group(redis: Redis, stream: str) -> None:
+    try:
+        await redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):  # it is there from an earlier run
+            raise
+
+
+async def step(redis: Redis, since: dict[str, str], seen: Counter[tuple[str, str]]) -> bool:
     """Read, use and acknowledge once; whether anything was there."""
     answer = await redis.xreadgroup(GROUP, CONSUMER, since, count=100, block=1000)
     for stream, entries in answer:
         for entry_id, fields in entries:
             outcome = json.loads(fields["outcome"])
-            seen[outcome["type"], outcome["state"]] += 1
-            print(f"{outcome['id']} {outcome['type']} {outcome['subject']} {outcome['state']} "
-                  f"(the {seen[outcome['type'], outcome['state']]}. such)", flush=True)  # fmt: skip
+            kind = outcome["type"], outcome["state"]
+            seen[kind] += 1
+            print(f"{outcome['id']} {kind[0]} {outcome['subject']} {kind[1]} (the {seen[kind]}. such)", flush=True)
             await redis.xack(stream, GROUP, entry_id)
     return any(entries for _, entries in answer)
 
