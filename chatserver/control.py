@@ -151,7 +151,7 @@ class Control:
         answers = await self._state.keep_members([membership for _, membership in members])
         for (client, membership), answer in zip(members, answers, strict=True):
             if answer and client.rooms.get(membership.room) is membership:
-                self._rooms.expel(client, membership.room)
+                self._rooms.turn_out(client, membership.room)
                 event = {"kind": answer, "room": membership.room, "until": None, "reason": None, "command_id": None}
                 client.socket.push(frames.sanction_push(event))
 

@@ -206,8 +206,8 @@ def error(refused: Refused) -> bytes:
     return encode(frame)
 
 
-def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """What members see of a publication on their room's channel; None for a type that is not for clients.
+def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What members see of a publication on their room's channel; one of a plugin's type as it is, under ``data``.
 
     ``deleted`` hides the text of messages deleted since; the push stays, because offsets are consecutive.
     """
@@ -227,7 +227,7 @@ def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | No
         case "room":
             push |= {"state": data["state"], "slow_mode_s": data["slow_mode_s"], "title": data["title"]}
         case _:
-            return None
+            push |= {"data": data, "ts": publication.at}
     return push
 
 

@@ -23,7 +23,7 @@ async def cut_off_node(chat: Chat, server: Server, start_proxy: Callable[..., An
 
 async def answers(client: ChatClient, wanted: str) -> bool:
     answer = await client.say("lobby", "x")
-    return answer.get("code", answer["type"]) == wanted
+    return bool(answer.get("code", answer["type"]) == wanted)
 
 
 async def test_a_node_that_was_cut_off_catches_up_with_every_sanction(
