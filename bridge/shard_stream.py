@@ -264,7 +264,7 @@ def log_length(channel: str, settings: BridgeSettings) -> int:
 
 
 def _step() -> int:
-    return random.getrandbits(32) or 1
+    return random.getrandbits(20) or 1
 
 
 _APPEND, _READ, _SETTLE = script("append"), script("read"), script("settle")
