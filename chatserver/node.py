@@ -138,9 +138,9 @@ class ChatNode:
             )
         )
         try:
-            await joined.wait()
-            ready(where)
-            await stopping.wait()
+            if await self._before(joined, stopping):
+                ready(where)
+                await stopping.wait()
         finally:
             await self._stop(server, handling)
             control.close()
@@ -257,6 +257,16 @@ class ChatNode:
             client.socket.shut(Close.RESTART, reason)
             if count % 100 == 99:
                 await asyncio.sleep(0)
+
+    async def _before(self, event: asyncio.Event, other: asyncio.Event) -> bool:
+        """Whether ``event`` came, waiting for it no longer than until ``other`` did."""
+        waits = [asyncio.ensure_future(each.wait()) for each in (event, other)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return event.is_set()
 
     def _reload(self) -> None:
         try:

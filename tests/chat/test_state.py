@@ -8,9 +8,8 @@ import orjson
 import pytest
 
 import bridge.chat.commands  # noqa: F401 - registers the types
-from bridge.channels import Channel
 from bridge.chat import state
-from bridge.chat.state import HistoryItem, Member, Sanction, SessionInfo
+from bridge.chat.state import Member, Sanction, SessionInfo
 from bridge.client import Bridge
 from tests.servers import Server
 
@@ -68,39 +67,6 @@ async def test_members_are_users_seen_of_late_however_many_sessions_they_have(st
     assert room is not None
     assert (room.members, room.slow_mode_s, room.state) == (1, 3, "open")
     assert await state.read_members(store, "lobby") == [Member("u1", "Ann", "a", "s1"), Member("u1", "Ann", "b", "s2")]
-
-
-async def test_history_is_newest_first_and_hides_what_was_deleted(store: Bridge) -> None:
-    channel = Channel.of_subject("room:lobby", store.shards)
-    places = []
-    for type, data in (
-        ("message", {"user": "u1", "name": "Ann", "text": "one"}),
-        ("room", {"state": "open", "slow_mode_s": 0, "title": "x"}),
-        ("message", {"user": "u2", "name": "Bea", "text": "two"}),
-        ("notice", {"level": "info", "text": "three"}),
-    ):
-        places.append(await store.channels.publish(channel, type, data))
-    gone = state.message_id(places[2].epoch, places[2].offset)
-    await store.redis.call("SET", key(store, "room:lobby", "deleted"), orjson.dumps({gone: "op"}))
-    history = await state.read_history(store, "lobby")
-    assert [(item.offset, item.kind, item.text) for item in history] == [
-        (4, "notice", "three"),
-        (3, "message", None),
-        (1, "message", "one"),
-    ]
-    assert isinstance(history[1], HistoryItem)
-    assert (history[1].deleted_by, history[1].user, history[1].message_id) == ("op", "u2", gone)
-    assert [item.offset for item in await state.read_history(store, "lobby", before=3)] == [1]
-    assert [item.offset for item in await state.read_history(store, "lobby", limit=1)] == [4]
-
-
-async def test_a_page_of_history_is_full_even_where_the_log_has_other_things(store: Bridge) -> None:
-    channel = Channel.of_subject("room:lobby", store.shards)
-    for i in range(10):
-        await store.channels.publish(channel, "message", {"user": "u1", "name": "u1", "text": str(i)})
-        for _ in range(20):
-            await store.channels.publish(channel, "deleted", {"message_ids": [], "by": "op"})
-    assert [item.text for item in await state.read_history(store, "lobby", limit=5)] == ["9", "8", "7", "6", "5"]
 
 
 async def test_sanctions_that_hold_are_listed_and_those_that_ended_are_not(store: Bridge) -> None:
