@@ -216,10 +216,22 @@ class Worker:
         self._lost = not isinstance(lease, Lease)
         self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=not self._lost))
         self._error = None
+        self._drop_results()
         for line in list(self._lines.values()):
             line.drop_stale()
             self._submit(line)
         self._settle_soon()
+
+    def _drop_results(self) -> None:
+        """Results of entries that are not pending any more must not settle what has their ids now, or out of turn."""
+        kept: deque[tuple[_Line, Held, Ended]] = deque()
+        for line, held, ended in self._results:
+            if held.dropped:
+                line.entries.popleft()
+                self._let_go(line)
+            else:
+                kept.append((line, held, ended))
+        self._results = kept
 
     async def _hand_over(self) -> None:
         unstarted = [held.raw.id for line in self._lines.values() for held in line.entries if not held.counted]

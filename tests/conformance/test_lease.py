@@ -69,6 +69,16 @@ async def test_a_released_shard_is_free_at_once(stream: ShardStream, lease: Leas
     assert await stream.holder() is None
 
 
+@each_fenced_call
+async def test_a_call_that_was_under_way_when_the_lease_was_given_up_is_fenced(
+    stream: ShardStream, lease: Lease, call: Call
+) -> None:
+    await stream.release(lease)
+    with pytest.raises(Fenced):
+        await call(stream, lease)
+    assert await stream.holder() is None
+
+
 async def test_releasing_what_another_holds_changes_nothing(stream: ShardStream, lease: Lease) -> None:
     await stream.release(lease)
     other = await take(stream, "node-y/boot")

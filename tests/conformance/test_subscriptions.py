@@ -151,7 +151,7 @@ async def test_a_broadcast_to_nobody_is_refused(bridge: Bridge, scope: str) -> N
         await bridge.broadcast("config.reload", scope, {})
 
 
-async def test_publications_come_in_order_over_a_dropped_connection(fleet: Fleet, server: Server, proxy: Proxy) -> None:
+async def test_publications_come_in_order_over_a_dropped_connection(proxy: Proxy, fleet: Fleet, server: Server) -> None:
     there, here = await fleet.bridge(), await fleet.bridge(proxy.url)
     place = Channel.of_subject("room:lobby", 1)
     since = await there.channels.publish(place, "message", {"i": -1})
