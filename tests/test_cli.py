@@ -104,7 +104,7 @@ async def shop(server: Server, events: Recorder) -> AsyncIterator[Shop]:
             raise RuntimeError("it broke")
         return Effects()
 
-    config = settings(server.url, max_attempts=1)
+    config = settings(server.url, max_attempts=1, handler_seconds=100)  # as long as a slow machine needs
     async with backoffice(config, registry=registry) as api, serving(config, events, registry=registry):
         yield Shop(api, server, events, gate)
         gate.set()
@@ -261,6 +261,8 @@ async def test_dead_letters_are_discarded_by_filter_or_all_of_them(shop: Shop) -
         (("dead", "discard", "1-2-3"), "--reason"),
         (("nodes",), "BRIDGE_REDIS_URL is not set; set it to one of"),
         (("demo", "--nodes", "0"), "greater than or equal to 1"),
+        (("demo", "--ready-file", "/nowhere/ready.json"), "no folder /nowhere"),
+        (("demo", "--data", "/dev/null/data"), "cannot keep data in /dev/null/data"),
         (("mute",), "No such command"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_commands_of_the_command_line_are_there(page: Path) -> None:
         assert first in root.commands or first in ("backoffice",), line
         if first == "dead" and rest:
             assert rest[0] in root.commands["dead"].commands, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pieces_of_python_are_python_and_import_what_there_is(page: Path) -> None:
+    for piece in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        tree = compile(piece, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert {name.name for node in imports if node.module == "bridge" for name in node.names} <= set(bridge.__all__)
 
 
 def test_shards_of_subjects_are_as_the_table_for_other_languages_says() -> None:
