@@ -164,8 +164,8 @@ class ShardStream:
 
     async def release(self, lease: Lease, unstarted: Sequence[str] = ()) -> None:
         """Give the shard up; the entries ``unstarted`` were read and never begun, so nobody presumes a death."""
-        starts = self._keys.starts(self.shard)
-        await self._redis.run(script("release"), (self._fence[0], starts), (lease.token, *unstarted))
+        keys = (*self._fence[:2], self._keys.starts(self.shard))
+        await self._redis.run(script("release"), keys, (lease.token, *unstarted))
 
     async def holder(self) -> str | None:
         """The lease's token, whoever holds it."""
