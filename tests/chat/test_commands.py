@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.chat import commands
@@ -113,6 +113,7 @@ def test_a_payload_is_an_object(payload: Any) -> None:
     assert faults("room.close", payload) == [""]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=70))
 def test_an_id_is_what_the_rules_say_and_nothing_else(text: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@+-")
@@ -124,6 +125,7 @@ def test_an_id_is_what_the_rules_say_and_nothing_else(text: str) -> None:
         assert not good
 
 
+@settings(deadline=None)
 @given(st.datetimes(timezones=st.timezones()).filter(lambda d: d.year > 1971))
 def test_a_time_may_be_written_in_any_zone(moment: Any) -> None:
     text = moment.isoformat()

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
@@ -22,6 +22,7 @@ json_values = st.recursive(
 NAMES = ["type", "id", "room", "text", "nonce", "since", "limit", "before", "token", "client"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_object_or_no_frame(message: bytes) -> None:
     try:
@@ -30,6 +31,7 @@ def test_any_bytes_are_an_object_or_no_frame(message: bytes) -> None:
         pass
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), json_values), st.sampled_from([*frames._MODELS, "shout"]))
 def test_any_object_is_a_frame_or_refused(value: dict[str, Any], type: str) -> None:
     refused = None

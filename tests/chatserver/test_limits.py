@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import Misconfigured
@@ -18,6 +18,7 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     assert bucket.take(100.5, rate=2, burst=3) > 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.floats(0.5, 50), st.floats(1, 100))
 def test_no_bucket_gives_more_than_its_burst_and_rate(pauses: list[float], rate: float, burst: float) -> None:
     bucket, now, given_ = Bucket(), 1000.0, 0
