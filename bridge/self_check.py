@@ -16,7 +16,7 @@ async def check_server(redis: Redis, settings: BridgeSettings) -> None:
     """Refuse a server that would evict commands or forget them at a restart. Raises Misconfigured with the remedy."""
     try:
         answer = await redis.call("CONFIG", "GET", "maxmemory-policy", "appendonly", "save")
-    except ServerError:
+    except (ServerError, Misconfigured):
         return  # CONFIG is closed to us, as hosted servers do; their operators decide
     config = {name.decode(): value.decode() for name, value in answer.items()}
     policy = config.get("maxmemory-policy", "noeviction")
