@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import redis.asyncio
@@ -39,16 +40,24 @@ class Audit:
             f"{len(ids)} {name} ({', '.join(ids[:5])})" for name, ids in found.items() if ids
         )
 
-    def waits(self, since_ms: float, until_ms: float = float("inf")) -> list[float]:
-        """Seconds that the commands touched by a fault at ``since_ms`` waited, from then or from their acceptance.
+    def waits(self, faults: Sequence[float], within_s: float = 3.0) -> list[float]:
+        """Seconds that the commands touched by ``faults`` (ms) waited, from the fault or from their acceptance.
 
-        Touched are those not in effect at that moment, and those accepted from then on until ``until_ms``.
+        Touched are those not in effect at that moment, and those accepted within ``within_s`` after it.
         """
-        return sorted(
-            (done - max(accepted, since_ms)) / 1000
+        return [
+            (done - max(accepted, fault)) / 1000
+            for fault in faults
             for accepted, done in self.times
-            if done >= since_ms and accepted < until_ms
-        )
+            if done >= fault and accepted < fault + within_s * 1000
+        ]
+
+    def waits_for_server(self, answers: Sequence[float], within_s: float = 3.0) -> list[float]:
+        """The same counted from the moments at which the server answered again: the last one before the effect."""
+        latest = [
+            (accepted, done, max((a for a in answers if a <= done), default=inf)) for accepted, done in self.times
+        ]
+        return [(done - max(accepted, a)) / 1000 for accepted, done, a in latest if a <= done < a + within_s * 1000]
 
 
 async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 20) -> None:
@@ -88,11 +97,10 @@ def _compare(books: Audit, room: str, ids: list[str], lines: list[tuple[str, dic
         books.times.append((int(id.split("-")[1]), int(entry.split("-")[0])))
 
 
-def conclude(scenario: str, books: Audit, faults: Sequence[float], figures: Figures, *, within_s: float) -> None:
-    """Report the books and the waits of what the faults (ms) touched; raise AssertionError where they are not clean."""
-    waits = [wait for fault in faults for wait in books.waits(fault, fault + within_s * 1000)]
+def conclude(scenario: str, books: Audit, rounds: int, waits: Sequence[float], figures: Figures) -> None:
+    """Report the books and the waits; raise AssertionError where they are not clean or somebody waited for ever."""
     figures.report(
-        scenario, rounds=len(faults), commands=books.accepted, lost=len(books.lost), twice=len(books.twice),
+        scenario, rounds=rounds, commands=books.accepted, lost=len(books.lost), twice=len(books.twice),
         out_of_order=len(books.out_of_order), wait_s=spread(waits),
     )  # fmt: skip
     books.clean()

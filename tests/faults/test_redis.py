@@ -39,7 +39,9 @@ async def test_a_killed_server_comes_back_with_everything(
             answers.append(time.time() * 1000)
             await load.more(200)
     await drained(client, bridge)
-    conclude("SIGKILL and restart of the server", await audit(client, bridge, load), answers, figures, within_s=3)
+    books = await audit(client, bridge, load)
+    waits = books.waits_for_server(answers)
+    conclude("SIGKILL and restart of the server", books, len(answers), waits, figures)
 
 
 async def test_nodes_work_again_after_flushall(
@@ -58,8 +60,8 @@ async def test_nodes_work_again_after_flushall(
             await load.more(150)
     await drained(client, bridge)
     books = await audit(client, bridge, load, since_ms=flushes[-1])
-    figures.report("events about errors in the second after it", each=max(errors))
-    conclude("FLUSHALL", books, flushes[-1:], figures, within_s=3)
+    figures.report("FLUSHALL: events about errors", in_the_second_after=max(errors))
+    conclude("FLUSHALL, last round", books, 1, books.waits(flushes[-1:]), figures)
 
 
 async def flush(client: Any) -> float:
@@ -96,7 +98,8 @@ async def test_a_full_server_refuses_drains_and_is_taken_over(
         await load.more(200)
     await drained(client, bridge)
     figures.report("full server: a killed node's shards taken over", shards=len(held), after_s=round(taken_over, 3))
-    conclude("full server, then freed", await audit(client, bridge, load), [freed], figures, within_s=3)
+    books = await audit(client, bridge, load)
+    conclude("full server, then freed", books, 1, books.waits([freed]), figures)
 
 
 async def lingering(bridge: Bridge, shards: list[int], *, seconds: float) -> list[str]:
