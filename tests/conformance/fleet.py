@@ -8,15 +8,19 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from bridge.client import Bridge
+from bridge.clock import ServerClock
+from bridge.config import BridgeSettings
 from bridge.effects import Effects
-from bridge.envelope import Command, Step, decode, outcome_head, outcome_rest
+from bridge.envelope import Command, StateReader
+from bridge.handling import Handling, hold
 from bridge.publisher import Receipt
 from bridge.registry import Registry
 from bridge.shard_stream import Ended, Lease, RawEntry, ShardStream
-from bridge.telemetry import Acquired
+from bridge.telemetry import Acquired, Telemetry
+from bridge.verdict import Done
 from tests.recorder import Recorder
 from tests.servers import Server
 
@@ -164,12 +168,25 @@ async def do_many(bridge: Bridge, numbers: Sequence[int], subject: str = "user:u
     return await asyncio.gather(*(do(bridge, n, subject) for n in numbers))
 
 
+async def _unread(*_: str) -> Any:
+    raise AssertionError("what was handled already reads nothing")
+
+
+_HANDLING = Handling(
+    "node-x",
+    Registry(),
+    StateReader(_unread, _unread),
+    ServerClock(),
+    BridgeSettings(redis_url=SecretStr("unix://nowhere")),
+    Telemetry(),
+)
+
+
 def ended(raw: RawEntry, effects: Effects | None = None, *, counted: bool = False) -> Ended:
-    """An entry of shard 0 as a worker hands it to settle."""
-    envelope = decode(0, raw.id, raw.fields)
-    asked = effects or Effects()
-    head = outcome_head(envelope, node="node-x", attempts=1, timeline=[Step("accepted", envelope.accepted_at)])
-    return Ended(envelope, "done", 1, counted, head, outcome_rest("done", 1, "node-x", result=asked.facts), asked)
+    """An entry of shard 0 that was handled, as a worker hands it to settle."""
+    held = hold(0, raw)
+    held.counted = counted
+    return _HANDLING.ended(held, Done(effects or Effects()))
 
 
 async def take(stream: ShardStream, owner: str = "node-x/boot") -> Lease:
