@@ -154,17 +154,10 @@ class Handling:
     def _ended(
         self, held: Held, state: State, effects: Effects, error: Failure | None = None, readable: bool = True
     ) -> Ended:
-        return Ended(
-            held.envelope,
-            state,
-            held.attempts,
-            held.counted,
-            outcome_head(
-                held.envelope, node=self.node, attempts=held.attempts, timeline=held.timeline, readable=readable
-            ),
-            outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error),
-            effects,
-        )
+        attempts = held.attempts
+        head = outcome_head(held.envelope, node=self.node, attempts=attempts, timeline=held.timeline, readable=readable)
+        outcome = head + outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error)
+        return Ended(held.envelope, state, attempts, held.counted, outcome, len(head), effects)
 
     def obituary(self, held: Held, verdict: Bury) -> tuple[int, bytes]:
         """Attempts made, and the record of a command that becomes a dead letter."""
