@@ -15,7 +15,7 @@ from bridge.envelope import Command, Envelope
 from bridge.errors import Fenced, IdempotencyMismatch, ServerFull
 from bridge.shard_stream import Lease, ShardStream
 from bridge.shards import ranking
-from bridge.telemetry import Buried, LostLease, Read, Settled, Started, StepFailed
+from bridge.telemetry import Buried, LostLease, MembersChanged, Read, Settled, Started, StepFailed
 from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many, ended, note, take, vanish
 from tests.proxy import Proxy
 from tests.recorder import Recorder
@@ -747,7 +747,9 @@ async def test_an_orphan_is_taken_by_the_next_in_line_whatever_the_list_says(fle
     ghost, node = ranking(0, ["node-a", "node-b"])
     exorcised = asyncio.Event()
     beating = asyncio.create_task(_haunt(fleet, ghost, exorcised))
+    await until(lambda: fleet.raw.exists("chat:{nodes}:live"))
     fleet.serve(bridge, node)
+    await events.wait_for(MembersChanged, live=tuple(sorted((ghost, node))))
     receipt = await do(bridge)
     outcome = await bridge.outcome(receipt.id, wait=8)
     exorcised.set()
