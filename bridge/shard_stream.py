@@ -90,7 +90,7 @@ class ShardStream:
         self._stream = k.commands(shard)
         self._record = (
             *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard),
-            k.ended(shard),
+            k.ended(shard), k.spare(shard),
         )  # fmt: skip
 
     # producers
