@@ -67,7 +67,16 @@ async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 
     async def empty() -> bool:
         return not await client.eval(_BACKLOG, len(streams), *streams)
 
-    await until(empty, timeout, what="all accepted commands end")
+    try:
+        await until(empty, timeout)
+    except AssertionError:
+        raise AssertionError(f"commands that do not end: {await _stuck(bridge)}") from None
+
+
+async def _stuck(bridge: Bridge) -> list[object]:
+    """Shards with a backlog, who holds them, and what is pending there."""
+    shards = [info for info in await bridge.shard_infos() if info.length]
+    return [*await bridge.nodes(), *((info, await bridge.pending(info.shard, 5)) for info in shards)]
 
 
 async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load, *, since_ms: float = 0) -> Audit:
