@@ -76,7 +76,8 @@ async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 
 async def _stuck(bridge: Bridge) -> list[object]:
     """Shards with a backlog, who holds them, and what is pending there."""
     shards = [info for info in await bridge.shard_infos() if info.length]
-    return [*await bridge.nodes(), *((info, await bridge.pending(info.shard, 5)) for info in shards)]
+    pending = [await bridge.pending(info.shard, 5) for info in shards]
+    return [*await bridge.nodes(), *zip(shards, pending, strict=True)]
 
 
 async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load, *, since_ms: float = 0) -> Audit:
