@@ -17,7 +17,7 @@ from bridge.connection import Redis
 from bridge.dead_letters import DeadLetters
 from bridge.embedded import EmbeddedServer
 from bridge.envelope import Outcome, Position, Publication, decode_publication
-from bridge.errors import Invalid, NotFound
+from bridge.errors import Invalid, NotFound, Unreachable
 from bridge.inspector import Inspector, NodeInfo, PendingEntry, ShardInfo, state_reader
 from bridge.keys import Keys
 from bridge.node import SCRIPTS as NODE_SCRIPTS
@@ -33,6 +33,7 @@ from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Telemetry
 
 _SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"))
+_LOG_AGAIN_S = 0.1
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
 
 
@@ -160,7 +161,7 @@ class Bridge:
                 publication = await queue.get()
                 missed = [publication] if publication is not None else []
                 if publication is None or publication.offset > last + 1:
-                    missed = await self.channels.log(place, after=last)
+                    missed = await self._read_log(place, last)
                 elif publication.offset <= last and at is not None and publication.epoch == at.epoch:
                     continue
                 for each in missed:
@@ -168,6 +169,13 @@ class Bridge:
                     yield each
         finally:
             self.subscriptions.unsubscribe(subscription)
+
+    async def _read_log(self, place: Channel, after: int) -> list[Publication]:
+        while True:
+            try:
+                return await self.channels.log(place, after=after)
+            except Unreachable:  # after no more than the connection's deadline; it comes back by itself
+                await asyncio.sleep(_LOG_AGAIN_S)
 
     async def nodes(self) -> list[NodeInfo]:
         """Every node that was heard of within the last hour, by name."""

@@ -123,16 +123,12 @@ class Publisher:
         The answer is kept for a second, and everybody who asks meanwhile shares the one look.
         """
         lacking = self._lacking.get(type)
-        if lacking is None or (lacking.look.done() and (lacking.is_old() or lacking.look.result())):
+        if lacking is None or lacking.is_old():
             look = asyncio.get_running_loop().create_task(self._inspector.lacking(type))
             lacking = self._lacking[type] = _Lacking(look)
         if not lacking.look.done():
             await asyncio.wait((lacking.look,))
-        try:
-            nodes = lacking.look.result()
-        except BaseException:
-            self._lacking.pop(type, None)
-            raise
+        nodes = lacking.look.result()
         if nodes:
             raise UnknownType(type, nodes=nodes)
 
@@ -145,6 +141,11 @@ class _Lacking:
         self._asked = asyncio.get_running_loop().time()
 
     def is_old(self) -> bool:
+        """Whether it is worth another look: after a second, and at once where the answer was not good."""
+        if not self.look.done():
+            return False
+        if self.look.cancelled() or self.look.exception() is not None or self.look.result():
+            return True
         return asyncio.get_running_loop().time() - self._asked > _TYPES_FRESH_S
 
 

@@ -33,7 +33,7 @@ class CommandType:
     def validate(self, payload: bytes) -> Any:
         """The payload as its model; unknown fields are refused. Raises InvalidPayload."""
         try:
-            return self.adapter.validate_json(payload)
+            return self.adapter.validator.validate_json(payload)
         except ValidationError as error:
             raise InvalidPayload(self.name, faults(error)) from None
 
