@@ -105,7 +105,8 @@ MUTANTS = (
         (APPEND, "-k", "backlog"),
     ),
     Mutant(
-        "renewal of leases", "bridge/assignment.py", "workers = list(self._workers.values())", "workers = list[Worker]()",
+        "renewal of leases", "bridge/assignment.py",
+        "workers = list(self._workers.values())", "workers = list[Worker]()",
         ("tests/faults/test_handlers.py", "-k", "longer"),
     ),
 )  # fmt: skip
