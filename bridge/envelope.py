@@ -16,6 +16,7 @@ MAX_ENTRY_BYTES = 64 * 1024  # all field names and values of one stream entry
 RESERVED_BYTES = 128  # of these, for what is added when the entry is accepted
 MAX_DEPTH = 16  # nesting of a payload; orjson reads 1,024 levels, more than repr() stands
 MAX_REASON_CHARS = 500
+MAX_BY_CHARS = 100
 MAX_EXPIRES_IN_S = 604_800
 MAX_KEY_CHARS = 200
 YEAR_10000 = 253_402_300_800_000  # ms since the epoch; calendars end before it
@@ -29,7 +30,7 @@ NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", re.ASCII)
 State = str  # scheduled accepted handling retrying done rejected expired dead cancelled
 ENDED: frozenset[State] = frozenset({"done", "rejected", "expired", "dead", "cancelled"})
 
-_TOLD = (b"type", b"subject", b"by")
+_TOLD = (b"type", b"subject", b"by", b"reason", b"origin")
 
 P = TypeVar("P")
 StateValue = str | dict[str, str] | list[str] | None
@@ -104,9 +105,9 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
             _type(fields[b"type"]),
             _subject(fields[b"subject"]),
             fields[b"payload"],
-            fields[b"by"].decode(),
+            _by(fields[b"by"]),
             _milliseconds(b"at", fields[b"at"]),
-            reason=_text(fields, b"reason"),
+            reason=_reason(fields.get(b"reason")),
             expires=_milliseconds(b"expires", fields[b"expires"]) if b"expires" in fields else None,
             idem=_text(fields, b"idem"),
             origin=_text(fields, b"origin"),
@@ -124,8 +125,20 @@ def decode_or_stand_in(shard: int, entry_id: str, flat: Sequence[bytes]) -> tupl
         return decode(shard, entry_id, flat), None
     except BadEntry as error:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        type_, subject, by = (fields.get(name, b"").decode(errors="replace")[:200] for name in _TOLD)
-        return Envelope(f"{shard}-{entry_id}", entry_id, shard, type_, subject, b"null", by, 0), error
+        type_, subject, by, reason, origin = (fields.get(name, b"").decode(errors="replace")[:500] for name in _TOLD)
+        told = Envelope(
+            f"{shard}-{entry_id}",
+            entry_id,
+            shard,
+            type_,
+            subject,
+            b"null",
+            by,
+            0,
+            reason or None,
+            origin=origin or None,
+        )
+        return told, error
 
 
 def check_subject(subject: str, *, kind: str | None = None) -> None:
@@ -169,13 +182,30 @@ def _matching(pattern: re.Pattern[str], name: str, value: bytes) -> str:
     return text
 
 
+def _by(value: bytes) -> str:
+    by = value.decode()
+    if not 1 <= len(by) <= MAX_BY_CHARS:
+        raise ValueError(f"field 'by' has {len(by)} characters, not 1-{MAX_BY_CHARS}")
+    return by
+
+
+def _reason(value: bytes | None) -> str | None:
+    reason = None if value is None else value.decode()
+    if reason is not None and len(reason) > MAX_REASON_CHARS:
+        raise ValueError(f"field 'reason' has {len(reason)} characters; it may have {MAX_REASON_CHARS}")
+    return reason
+
+
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     value = fields.get(name)
     return None if value is None else value.decode()
 
 
 def _milliseconds(name: bytes, value: bytes) -> int:
-    number = int(value)
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
     if not 0 <= number < YEAR_10000:
         raise ValueError(f"field {name.decode()!r} is no time in milliseconds: {value[:40]!r}")
     return number

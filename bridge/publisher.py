@@ -16,6 +16,7 @@ import orjson
 from bridge.config import BridgeSettings
 from bridge.envelope import (
     IDEMPOTENCY_KEY,
+    MAX_BY_CHARS,
     MAX_DEPTH,
     MAX_EXPIRES_IN_S,
     MAX_REASON_CHARS,
@@ -152,7 +153,7 @@ class _Lacking:
 def _check(key: str, by: str, reason: str | None, expires_in: float | None) -> None:
     if not IDEMPOTENCY_KEY.fullmatch(key):
         raise Invalid("an idempotency key has 1-200 visible ASCII characters", path=":Idempotency-Key")
-    if not by or len(by) > 100:
+    if not by or len(by) > MAX_BY_CHARS:
         raise Invalid("'by' says who issues the command, in 1-100 characters", path="/by")
     if reason is not None and len(reason) > MAX_REASON_CHARS:
         raise Invalid(f"a reason has at most {MAX_REASON_CHARS} characters", path="/reason")

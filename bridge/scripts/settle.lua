@@ -49,7 +49,7 @@ end
 
 -- Additions that overflow 64 bits fail half-way; Lua counts in doubles, so the check keeps a distance.
 local function adds_up(old, by)
-  return not old or (type(old) == 'string' and string.find(old, '^%-?%d+$') and math.abs(tonumber(old)) + math.abs(tonumber(by)) < 9.2e18)
+  return not old or (type(old) == 'string' and (old == '0' or string.find(old, '^%-?[1-9]%d*$')) and math.abs(tonumber(old)) + math.abs(tonumber(by)) < 9.2e18)
 end
 
 local function fault()

@@ -44,7 +44,7 @@ envelopes = st.builds(
     type=st.from_regex(r"[a-z][a-z0-9_]{0,20}\.[a-z0-9_]{1,20}", fullmatch=True),
     subject=st.builds("{}:{}".format, st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True), ids),
     payload=st.dictionaries(text, st.integers() | text | st.booleans()).map(str).map(str.encode),
-    by=text,
+    by=text.filter(lambda by: 0 < len(by) <= 100),
     at=st.integers(0, YEAR_10000 - 1),
     reason=maybe,
     expires=st.none() | st.integers(0, YEAR_10000 - 1),
