@@ -223,7 +223,7 @@ async def _first_error_only() -> AsyncIterator[None]:
 
 
 def _inherited(here: Path) -> dict[str, str]:
-    """The shell's variables for services that do not run ``here``: modules and files are found from here all the same."""
+    """The shell's variables, for services that run elsewhere: modules and files are found from ``here`` still."""
     shared = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     for name, value in shared.items():
         if value.startswith("file:") and name.startswith(_PREFIXES):
