@@ -10,7 +10,7 @@ import orjson
 
 from bridge.clock import ServerClock, TimeLimit
 from bridge.config import BridgeSettings
-from bridge.effects import Effects
+from bridge.effects import BadEffects, Effects
 from bridge.envelope import (
     Command,
     Envelope,
@@ -134,8 +134,17 @@ class Handling:
             self._limit.stop(task)
             if not (result is None or isinstance(result, Effects)):
                 result = TypeError(f"the handler returned {type(result).__name__}, not Effects or None")
+            result = self._forgery(command, result) or result
         held.handled_s = self.clock.now() - held.began
         return judge(result, failures=held.failures, limits=self._limits)
+
+    def _forgery(self, command: Command[Any], result: object) -> BadEffects | None:
+        """What nodes and clients take for the vocabulary's own publications comes from its own handlers only."""
+        if isinstance(result, Effects) and self._registry.get(command.type).plugin:
+            for told in result.broadcasts:
+                if self._registry.is_reserved(told.channel or command.subject, told.type):
+                    return BadEffects(f"publish {told.type}: that name is the chat's own there; choose another")
+        return None
 
     def _command(self, held: Held) -> Command[Any] | Bury:
         """The entry as its handler sees it, if its payload fits."""
