@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import orjson
-
 from bridge.bots import CAST, ROOMS, Bot
 from bridge.child import Child, NotServing, describe
 from bridge.embedded import EmbeddedServer
 from bridge.errors import BridgeError, Misconfigured
+from bridge.process import write_json
 from bridge.rest import RestApi
 
 HOST = "127.0.0.1"
@@ -143,7 +142,7 @@ class Demo:
             say(f"the server serves again, process {self._server.pid}")
 
     def _write_ready(self) -> None:
-        """Whole or not at all, and for its owner only: it has the API token. Written again when a process changes."""
+        """For its owner only: it has the API token. Written again when a process changes."""
         path = self._options.ready_file
         if path is None:
             return
@@ -157,11 +156,7 @@ class Demo:
             "pids": pids | {node.name: node.pid for node in self._nodes},
             "rooms": list(ROOMS),
         }
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_bytes(orjson.dumps(ready))
-        draft.replace(path)
+        write_json(path, ready, mode=0o600)
 
     def _tell(self) -> None:
         office, first = self._backoffice.told["url"], self._nodes[0]
