@@ -5,6 +5,7 @@ Nothing here knows of sockets or Redis.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -143,10 +144,22 @@ def decode_object(message: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(message)
     except orjson.JSONDecodeError as error:
-        raise NotAFrame(f"not JSON: {error}") from None
+        value = _decode_slowly(message, error)
     if not isinstance(value, dict):
         raise NotAFrame("not a JSON object")
     return value
+
+
+def _decode_slowly(message: bytes, error: orjson.JSONDecodeError) -> Any:
+    """What a script writes when it cuts a text inside an emoji is JSON, too: then the field is bad, not the frame."""
+
+    def refuse(constant: str) -> Any:
+        raise NotAFrame(f"not JSON: {constant}")
+
+    try:
+        return json.loads(message.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise NotAFrame(f"not JSON: {error}") from None
 
 
 def id_of(value: Mapping[str, Any]) -> int | None:
