@@ -7,6 +7,7 @@ import contextlib
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import InvalidMessage
 from websockets.frames import BINARY, Frame
 from websockets.protocol import CLOSING, OPEN
 
@@ -17,6 +18,7 @@ OUTBOX_BYTES: Final = 256 * 1024  # what may wait for a client, besides the answ
 CLOSE_TIMEOUT_S: Final = 3.0  # for a client to take note of a close; then the socket is cut
 MAX_REASON_BYTES: Final = 120  # a close frame has room for 123
 ANSWER_TIMEOUT_S: Final = 20.0  # for a client to read an answer that did not fit its socket at once
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(ServerConnection):
@@ -34,6 +36,7 @@ class Connection(ServerConnection):
         self.closed_with: int | None = None  # our close code, once we have begun to close
         self._answering = 0  # bytes in the outbox when the last answer was added to it
         self._frames = Bucket()
+        self._hearing = self._turned_away = False
         self._cut: asyncio.TimerHandle | None = None
 
     def push(self, frame: bytes) -> None:
@@ -81,13 +84,21 @@ class Connection(ServerConnection):
     # asyncio.Protocol and websockets' own callbacks
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self.loop.time()
+        self.heard_at, self._hearing = self.loop.time(), True
         super().data_received(data)
+        self._hearing = False
         # The layer below answers pings by itself, whether the client reads or not.
         if self.paused and self._overflows():
             self.shut(Close.SLOW_READER, "the client does not read")
         if self.protocol.state is CLOSING and self._cut is None:
             self._cut = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+    def send_data(self) -> None:
+        # What is no request, or one with a body, the layer below leaves without an answer.
+        if self._hearing and not self._turned_away and isinstance(self.protocol.handshake_exc, InvalidMessage):
+            self._turned_away = True
+            self.transport.write(_BAD_REQUEST)
+        super().send_data()
 
     def process_event(self, event: Any) -> None:
         if self.request is not None and self.protocol.state is OPEN:

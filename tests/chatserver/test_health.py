@@ -98,3 +98,7 @@ async def test_broken_requests_are_refused_and_closed(node: RunningNode, request
     writer.close()
     async with connected(node.url) as client:
         assert (await client.push("hello"))["type"] == "hello"
+
+
+async def test_a_request_with_a_body_is_told_that_it_is_bad(node: RunningNode) -> None:
+    assert (await get(node.where.health_url, "POST", data=b"x"))[0] == 400
