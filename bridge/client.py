@@ -85,7 +85,7 @@ class Bridge:
             stack.push_async_callback(redis.close)
             await self_check.check_server(redis, config)
             await self_check.check_meta(redis, Keys(config.namespace), config)
-            subscriptions = Subscriptions(url, telemetry=telemetry, timeout=timeout)
+            subscriptions = Subscriptions(redis, telemetry=telemetry)
             receiving = asyncio.create_task(subscriptions.run(), name="subscriptions")
             stack.push_async_callback(_end, receiving)
             bridge = cls(config, redis, subscriptions, registry, telemetry)
@@ -235,7 +235,7 @@ class Bridge:
 
     async def ping(self) -> None:
         """Raises Unreachable."""
-        await self.redis.call("PING")
+        await self.redis.each("PING")
 
 
 async def _server_url(url: str, stack: contextlib.AsyncExitStack) -> str:

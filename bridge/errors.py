@@ -75,6 +75,10 @@ class Unreachable(BridgeError):
     """Redis did not answer. Whether the call took effect is unknown: repeat it with the same idempotency key."""
 
 
+class NotTaken(Unreachable):
+    """No server took the call: not connected, moving, loading. Nothing was done."""
+
+
 class ServerFull(BridgeError):
     """Redis is at ``maxmemory`` and refuses to store more; nothing was written."""
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
-from bridge.errors import BridgeError, Fenced, Misconfigured, NoGroup, ServerError, ServerFull, Unreachable
+from bridge.errors import BridgeError, Fenced, Misconfigured, NoGroup, NotTaken, ServerError, ServerFull, Unreachable
 from bridge.scripts import Script
 
 Argument = str | bytes | int | float
@@ -67,7 +67,7 @@ def error_of(text: str) -> BridgeError:
         case "NOAUTH" | "WRONGPASS" | "NOPERM":
             return Misconfigured(f"Redis refuses us: {text}")
         case _ if code in _PASSING:
-            return Unreachable(text)
+            return NotTaken(text)
         case _:
             return ServerError(text)
 
@@ -85,6 +85,7 @@ class Link(asyncio.Protocol):
     ) -> None:
         self.endpoint = endpoint
         self.up = False
+        self._subscribes = False  # greeted, and used for subscriptions
         self._timeout = timeout
         self._on_push, self._on_lost = on_push, on_lost
         self._loop = asyncio.get_running_loop()
@@ -108,6 +109,7 @@ class Link(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 await link._connect()
                 await link._greet(scripts)
+            link._subscribes = link._on_push is not None
         except (OSError, TimeoutError) as error:
             link.close("never came up")
             raise Unreachable(f"{endpoint}: {error or 'no answer in time'}") from error
@@ -164,7 +166,7 @@ class Link(asyncio.Protocol):
     def _enqueue(self, future: asyncio.Future[Any], packed: bytes, resend: tuple[Argument, ...] | None) -> None:
         if self._transport is None or len(self._waiting) >= MAX_WAITING:
             cause = self._cause if self._transport is None else f"{MAX_WAITING} calls wait for an answer already"
-            future.set_exception(Unreachable(f"{self.endpoint}: {cause}"))
+            future.set_exception(NotTaken(f"{self.endpoint}: {cause}"))
             return
         if not self._waiting:
             self._heard = self._loop.time()
@@ -224,6 +226,9 @@ class Link(asyncio.Protocol):
             self._answer(reply)
 
     def _answer(self, reply: Any) -> None:
+        if self._subscribes and isinstance(reply, BridgeError):
+            # The refusal of a subscription, which answers no call; a new connection asks for all of them again.
+            return self.close(f"a subscription was refused: {reply}")
         future, resend = self._waiting.popleft()
         if future.done():
             return
