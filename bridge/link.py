@@ -212,7 +212,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         self._reader.feed(data)
-        while True:
+        while self.up:
             try:
                 reply = self._reader.gets()
             except ServerError as error:
@@ -228,7 +228,8 @@ class Link(asyncio.Protocol):
     def _answer(self, reply: Any) -> None:
         if self._subscribes and isinstance(reply, BridgeError):
             # The refusal of a subscription, which answers no call; a new connection asks for all of them again.
-            return self.close(f"a subscription was refused: {reply}")
+            self.close(f"a subscription was refused: {reply}")
+            return
         future, resend = self._waiting.popleft()
         if future.done():
             return
