@@ -11,13 +11,13 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from bridge import self_check
-from bridge.channels import Channel, Channels
+from bridge.channels import Channel, Channels, Progress
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.dead_letters import DeadLetters
 from bridge.embedded import EmbeddedServer
 from bridge.envelope import Outcome, Position, Publication, decode_publication
-from bridge.errors import Invalid, NotFound
+from bridge.errors import Invalid, NotFound, Unreachable
 from bridge.inspector import Inspector, NodeInfo, PendingEntry, ShardInfo, state_reader
 from bridge.keys import Keys
 from bridge.node import SCRIPTS as NODE_SCRIPTS
@@ -34,6 +34,7 @@ from bridge.telemetry import Telemetry
 
 _SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"))
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
+_LOG_AGAIN_S = 0.1  # after a log could not be read
 
 
 class Bridge:
@@ -153,21 +154,26 @@ class Bridge:
             on_gap=lambda: put(None),
         )
         try:
-            at = since or await self.channels.position(place)
-            last = at.offset if at is not None else 0
+            progress = Progress(since or await self.channels.position(place))
             put(None)
             while True:
                 publication = await queue.get()
-                missed = [publication] if publication is not None else []
-                if publication is None or publication.offset > last + 1:
-                    missed = await self.channels.log(place, after=last)
-                elif publication.offset <= last and at is not None and publication.epoch == at.epoch:
-                    continue
-                for each in missed:
-                    last, at = each.offset, Position(each.epoch, each.offset)
-                    yield each
+                if publication is not None and progress.follows(publication):
+                    yield publication
+                elif publication is None or not progress.knows(publication):
+                    for each in await self._missed(place, progress):
+                        yield each
         finally:
             self.subscriptions.unsubscribe(subscription)
+
+    async def _missed(self, place: Channel, progress: Progress) -> list[Publication]:
+        """What the log has for it; tries again as long as Redis is away."""
+        while True:
+            try:
+                last = await self.channels.position(place)
+                return progress.missed(await self.channels.log(place, after=progress.looks_after(last)), last)
+            except Unreachable:
+                await asyncio.sleep(_LOG_AGAIN_S)
 
     async def nodes(self) -> list[NodeInfo]:
         """Every node that was heard of within the last hour, by name."""

@@ -1,0 +1,62 @@
+"""The whole command path and broadcasts through fail-overs: what survived took effect once, in order."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.figures import Figures
+from tests.topologies import Topology
+from tests.topology.party import Party, longest_wait, write_gap
+
+
+async def test_commands_and_broadcasts_work_as_on_one_server(topology: Topology, party: Party) -> None:
+    async with party.broadcasts() as broadcasts, party.load() as load:
+        await load.more(200)
+    await party.drained()
+    (await party.audit(load)).clean()
+    (await broadcasts.heard()).clean()
+    receipt = await party.publisher.publish("ledger.add", "room:r1", {"n": 10_000}, by="test")
+    outcome = await party.publisher.outcome(receipt.id, wait=5)
+    assert outcome is not None
+    assert outcome.state == "done"
+    assert {node.name for node in await party.publisher.nodes()} == set(party.nodes)
+
+
+@pytest.mark.parametrize("how", ["planned", "killed", "stopped"])
+async def test_what_survives_a_fail_over_took_effect_once_and_in_order(
+    topology: Topology, party: Party, how: str, figures: Figures
+) -> None:
+    async with party.broadcasts() as broadcasts, party.load() as load:
+        await load.more(100)
+        primary = await topology.owner(party.publisher.keys.commands(party.publisher.shard_of("room:r0")))
+        match how:
+            case "planned":
+                await topology.fail_over(primary)
+            case "killed":
+                primary.kill()
+                await topology.promoted(primary)
+            case "stopped":
+                topology.stop(primary)
+                await topology.promoted(primary)
+        await party.all_rooms_go_on(load)
+        if how == "stopped":
+            topology.cont(primary)  # it believes that it is the primary still
+        await load.more(200)
+    await party.drained()
+    books = await party.audit(load)
+    heard = await broadcasts.heard()
+    figures.report(
+        f"{topology.kind} {topology.engine} {how}",
+        accepted=books.accepted,
+        lost=len(books.lost),
+        write_gap_s=write_gap(load),
+        longest_wait_s=longest_wait(books),
+        heard=heard.received,
+        broadcast_gap_s=heard.gap_s,
+        silence_s=heard.silence_s,
+    )
+    assert not await party.survivors(books)
+    if how != "planned":  # what was accepted and not yet replicated is gone; the publisher's journal has it
+        books.lost.clear()
+    books.clean()
+    heard.clean()
