@@ -12,14 +12,15 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from bridge.errors import BridgeError, NotTaken, Unreachable
+from bridge.errors import BridgeError, NotTaken
 from bridge.link import Argument, Endpoint, Link
 from bridge.scripts import Script
-from bridge.telemetry import Connected, Disconnected, PlacementChanged, Telemetry
+from bridge.telemetry import Connected, Disconnected, PlacementChanged, StepFailed, Telemetry
 from bridge.topology import Placement, topology_of
 
 DEFAULT_TIMEOUT_S = 1.0  # per call and per connection attempt; fail-over detection must be at least twice that
 LOOK_EVERY_S = 1.0  # for primaries that moved without telling us
+LOOK_OFTEN_S = 0.2  # while one is not connected
 _RECONNECT_FIRST_S, _RECONNECT_MOST_S = 0.02, 0.5
 _LOOK_AT_MOST_EVERY_S = 0.05
 _KEYLESS = frozenset({"PING", "TIME", "CONFIG", "INFO"})
@@ -28,9 +29,18 @@ _KEYLESS = frozenset({"PING", "TIME", "CONFIG", "INFO"})
 class Server:
     """The connection to one primary, which comes back by itself."""
 
-    def __init__(self, endpoint: Endpoint, *, telemetry: Telemetry, timeout: float, scripts: Sequence[Script]) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        telemetry: Telemetry,
+        timeout: float,
+        scripts: Sequence[Script],
+        on_lost: Callable[[], None],
+    ) -> None:
         self.endpoint = endpoint
         self.link: Link | None = None
+        self._on_lost = on_lost
         self._telemetry, self._timeout, self._scripts = telemetry, timeout, scripts
         self._changed = asyncio.Event()  # up, or closed for good
         self._reconnecting: asyncio.Task[None] | None = None
@@ -57,6 +67,7 @@ class Server:
         self.link = None
         self._telemetry.emit(Disconnected(str(self.endpoint), cause))
         self.open_soon()
+        self._on_lost()
 
     async def _reconnect(self) -> None:
         pause = _RECONNECT_FIRST_S
@@ -106,6 +117,8 @@ class Redis:
         self._moved: list[Callable[[], None]] = []
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = 0.0
+        self._look_failed = False  # said so already
+        self._stirred = asyncio.Event()  # reason to look before it is time
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -179,7 +192,7 @@ class Redis:
         if self._only is not None:
             return self._only
         if len(arguments) < 2 or arguments[0] in _KEYLESS:
-            return next(iter(self._servers.values()), None)
+            return next((server for server in self._servers.values() if server.link is not None), None)
         key = arguments[1]
         assert isinstance(key, str | bytes), key
         owner = self.placement.owner(key) if self.placement.primaries else None
@@ -220,12 +233,24 @@ class Redis:
         self._looked_at = loop.time()
         if self._topology.fixed:
             return
-        with contextlib.suppress(Unreachable):
+        try:
             await self._place(await self._topology.look(self.timeout), _open_soon)
+            self._look_failed = False
+        except BridgeError as error:
+            if not self._look_failed:
+                self._telemetry.emit(StepFailed("topology", str(error)))
+            self._look_failed = True
+
+    def look_soon(self) -> None:
+        """Something happened that may come from a fail-over."""
+        self._stirred.set()
 
     async def _keep_looking(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S if self.connected else LOOK_OFTEN_S):
+                    await self._stirred.wait()
+            self._stirred.clear()
             await self.look()
 
     async def _place(self, placement: Placement, connect: Callable[[Server], Awaitable[None]]) -> None:
@@ -236,7 +261,11 @@ class Redis:
         gone = [endpoint for endpoint in self._servers if endpoint not in placement.primaries]
         for endpoint in new:
             self._servers[endpoint] = Server(
-                endpoint, telemetry=self._telemetry, timeout=self.timeout, scripts=self._scripts
+                endpoint,
+                telemetry=self._telemetry,
+                timeout=self.timeout,
+                scripts=self._scripts,
+                on_lost=self.look_soon,
             )
         leaving = [self._servers.pop(endpoint) for endpoint in gone]
         first = not self.placement.primaries

@@ -73,7 +73,11 @@ def error_of(text: str) -> BridgeError:
 
 
 class Link(asyncio.Protocol):
-    """See the module. ``on_push`` gets what the server sends unasked: ``[b"smessage", channel, data]`` and the like."""
+    """See the module. ``on_push`` gets what the server sends unasked: ``[b"smessage", channel, data]`` and the like.
+
+    With it, an error that answers no call is a subscription refused: ``on_refused`` says whether
+    somebody sees to that, else the connection is cut.
+    """
 
     def __init__(
         self,
@@ -82,12 +86,14 @@ class Link(asyncio.Protocol):
         timeout: float,
         on_push: Callable[[list[Any]], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
+        on_refused: Callable[[BridgeError], bool] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.up = False
+        self.mode = ""  # standalone, cluster or sentinel
         self._subscribes = False  # greeted, and used for subscriptions
         self._timeout = timeout
-        self._on_push, self._on_lost = on_push, on_lost
+        self._on_push, self._on_lost, self._on_refused = on_push, on_lost, on_refused
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(
             protocolError=lambda m: ServerError(str(m)), replyError=error_of, notEnoughData=_nothing
@@ -109,6 +115,8 @@ class Link(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 await link._connect()
                 await link._greet(scripts)
+            if not link.up:  # it went right after its last answer
+                raise Unreachable(f"{endpoint}: {link._cause}")
             link._subscribes = link._on_push is not None
         except (OSError, TimeoutError) as error:
             link.close("never came up")
@@ -130,7 +138,8 @@ class Link(asyncio.Protocol):
         hello: list[Argument] = ["HELLO", 3]
         if self.endpoint.password is not None:
             hello += ["AUTH", self.endpoint.username or "default", self.endpoint.password]
-        greetings = [self.send(*hello), self.send("CLIENT", "SETNAME", "chat-backoffice-bridge")]
+        told = self.send(*hello)
+        greetings = [told, self.send("CLIENT", "SETNAME", "chat-backoffice-bridge")]
         if self.endpoint.database:
             greetings.append(self.send("SELECT", self.endpoint.database))
         greetings += [self.send("SCRIPT", "LOAD", script.source) for script in scripts]
@@ -138,6 +147,7 @@ class Link(asyncio.Protocol):
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
+        self.mode = told.result()[b"mode"].decode()
 
     def send(self, *arguments: Argument) -> asyncio.Future[Any]:
         """Queue a call; it leaves with all others of this turn of the loop.
@@ -216,7 +226,8 @@ class Link(asyncio.Protocol):
             try:
                 reply = self._reader.gets()
             except ServerError as error:
-                return self.close(f"not Redis protocol: {error}")
+                self.close(f"not Redis protocol: {error}")
+                return
             if reply is _nothing:
                 return
             if type(reply) is hiredis.PushNotification:
@@ -228,7 +239,8 @@ class Link(asyncio.Protocol):
     def _answer(self, reply: Any) -> None:
         if self._subscribes and isinstance(reply, BridgeError):
             # The refusal of a subscription, which answers no call; a new connection asks for all of them again.
-            self.close(f"a subscription was refused: {reply}")
+            if self._on_refused is None or not self._on_refused(reply):
+                self.close(f"a subscription was refused: {reply}")
             return
         future, resend = self._waiting.popleft()
         if future.done():

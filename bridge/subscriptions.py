@@ -17,6 +17,7 @@ from bridge.connection import Redis
 from bridge.errors import BridgeError, Unreachable
 from bridge.link import Endpoint, Link
 from bridge.telemetry import Disconnected, Resubscribed, StepFailed, Telemetry
+from bridge.topology import slot_of
 
 PING_EVERY_S = 1.0
 _RECONNECT_FIRST_S, _RECONNECT_MOST_S = 0.02, 0.5
@@ -40,9 +41,11 @@ class _Receiver:
         timeout: float,
         telemetry: Telemetry,
         on_push: Callable[[_Receiver, list[Any]], None],
+        on_refused: Callable[[_Receiver, BridgeError], bool],
+        on_lost: Callable[[], None],
     ) -> None:
         self._endpoint, self._timeout, self._telemetry = endpoint, timeout, telemetry
-        self._on_push = on_push
+        self._on_push, self._on_refused, self._on_lost = on_push, on_refused, on_lost
         self._link: Link | None = None
         self.channels: set[bytes] = set()
 
@@ -62,22 +65,28 @@ class _Receiver:
 
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
-        pause = _RECONNECT_FIRST_S
+        loop, pause = asyncio.get_running_loop(), _RECONNECT_FIRST_S
         while True:
-            lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            lost: asyncio.Future[str] = loop.create_future()
             try:
                 link = await self._open(lost)
             except BridgeError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _RECONNECT_MOST_S)
                 continue
-            pause = _RECONNECT_FIRST_S
+            since = loop.time()
             try:
                 await self._attend(link, lost)
             finally:
                 self._link = None
                 link.close()
             self._telemetry.emit(Disconnected(f"{self._endpoint} (subscriptions)", lost.result()))
+            self._on_lost()
+            if loop.time() - since > PING_EVERY_S:
+                pause = _RECONNECT_FIRST_S
+            else:  # it takes connections, and refuses what we ask for
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RECONNECT_MOST_S)
 
     async def _open(self, lost: asyncio.Future[str]) -> Link:
         def on_lost(cause: str) -> None:
@@ -87,7 +96,12 @@ class _Receiver:
         def on_push(push: list[Any]) -> None:
             self._on_push(self, push)
 
-        return await Link.open(self._endpoint, timeout=self._timeout, on_push=on_push, on_lost=on_lost)
+        def on_refused(error: BridgeError) -> bool:
+            return self._on_refused(self, error)
+
+        return await Link.open(
+            self._endpoint, timeout=self._timeout, on_push=on_push, on_lost=on_lost, on_refused=on_refused
+        )
 
     async def _attend(self, link: Link, lost: asyncio.Future[str]) -> None:
         self._link = link
@@ -173,7 +187,12 @@ class Subscriptions:
         for endpoint in primaries:
             if endpoint not in tasks:
                 receiver = self._receivers[endpoint] = _Receiver(
-                    endpoint, timeout=self._redis.timeout, telemetry=self._telemetry, on_push=self._pushed
+                    endpoint,
+                    timeout=self._redis.timeout,
+                    telemetry=self._telemetry,
+                    on_push=self._pushed,
+                    on_refused=self._refused,
+                    on_lost=self._redis.look_soon,
                 )
                 tasks[endpoint] = asyncio.create_task(receiver.run(), name=f"subscriptions-{endpoint}")
         for channel in tuple(self._by_channel):
@@ -215,10 +234,25 @@ class Subscriptions:
                     subscription.on_gap()
         elif kind == b"sunsubscribe" and subscriptions:
             # The slot went elsewhere, or we left and came back within one turn: ask again, here or there.
-            receiver.channels.discard(channel)
+            self._stray(receiver, channel)
+
+    def _refused(self, receiver: _Receiver, error: BridgeError) -> bool:
+        """Whether it is about a slot that went elsewhere, before we had heard of that."""
+        word, _, rest = str(error).partition(" ")
+        if word != "MOVED":
+            return False
+        slot = int(rest.split(" ")[0])
+        for channel in tuple(receiver.channels):
+            if slot_of(channel) == slot:
+                self._stray(receiver, channel)
+        return True
+
+    def _stray(self, receiver: _Receiver, channel: bytes) -> None:
+        receiver.channels.discard(channel)
+        if self._where.get(channel) is receiver:
             del self._where[channel]
-            self._strayed = True
-            self._changed.set()
+        self._strayed = True
+        self._changed.set()
 
     def _tell(self, subscription: Subscription, message: bytes) -> None:
         try:

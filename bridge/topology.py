@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from binascii import crc_hqx
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from bridge.errors import BridgeError, Misconfigured, Unreachable
+from bridge.errors import BridgeError, Misconfigured, ServerError, Unreachable
 from bridge.link import Endpoint, Link
 
 SLOTS = 16384
 SENTINEL_PORT, CLUSTER_PORT = 26379, 6379
+NEXT_AFTER_S = 0.1  # without an answer another cluster node is asked as well
+T = TypeVar("T")
 _CHOICES = (
     "use embedded://PATH, unix://PATH, redis://HOST:PORT, rediss://HOST:PORT, "
     "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or redis+cluster://HOST:PORT,HOST:PORT"
@@ -53,7 +57,7 @@ class Topology(Protocol):
     fixed: bool
 
     async def look(self, timeout: float) -> Placement:
-        """Where they are now. Raises Unreachable."""
+        """Where they are now. Raises Unreachable, or Misconfigured where the URL names the wrong servers."""
 
 
 class Single:
@@ -62,47 +66,95 @@ class Single:
     fixed = True
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._placement = Placement((endpoint,))
+        self._endpoint = endpoint
 
     async def look(self, timeout: float) -> Placement:
-        return self._placement
+        link = await Link.open(self._endpoint, timeout=timeout)
+        link.close()
+        match link.mode:
+            case "cluster":
+                raise Misconfigured(f"{self._endpoint} belongs to a cluster; use redis+cluster://{self._endpoint}")
+            case "sentinel":
+                raise Misconfigured(f"{self._endpoint} is a sentinel; use redis+sentinel://{self._endpoint}/SERVICE")
+        return Placement((self._endpoint,))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Named:
+    """What a sentinel says; the largest is the newest."""
+
+    epoch: int
+    promoted: bool  # it is about to replace the one of this epoch
+    address: tuple[str, int]
 
 
 class Sentinel:
-    """The primary of one service, as the first sentinel that answers says. It is asked whether it agrees."""
+    """The primary of one service. Most sentinels must have answered: one that was cut off names one of the past.
+
+    A primary of the past may believe in itself for seconds, so only the newest that was named is asked to agree.
+    """
 
     fixed = False
 
     def __init__(self, sentinels: Sequence[Endpoint], service: str, like: Endpoint) -> None:
-        self._sentinels, self._service, self._like = list(sentinels), service, like
+        self._sentinels, self._service, self._like = sentinels, service, like
 
     async def look(self, timeout: float) -> Placement:
-        faults = []
-        for sentinel in tuple(self._sentinels):
-            try:
-                endpoint = await self._ask(sentinel, timeout)
-            except BridgeError as error:
-                faults.append(str(error))
-                continue
-            # The one that answered is asked first next time.
-            self._sentinels.remove(sentinel)
-            self._sentinels.insert(0, sentinel)
-            return Placement((endpoint,))
-        raise Unreachable(f"no sentinel knows a primary of {self._service!r}: {'; '.join(faults)}")
+        answers, faults = await _first(
+            [self._ask(sentinel, timeout) for sentinel in self._sentinels],
+            enough=lambda answers: len(answers) > len(self._sentinels) // 2,
+        )
+        if not answers:
+            raise _complaint(f"no sentinel knows a primary of {self._service!r}", faults)
+        votes = Counter(answers)
+        names = sorted(
+            {named for named in answers if named.epoch == max(answers).epoch},
+            key=lambda named: (named.promoted, votes[named]),
+        )
+        agreeing, faults = await _first([self._confirm(named, timeout) for named in names])
+        if not agreeing:
+            raise Unreachable("; ".join(map(str, faults)))
+        newest = max(agreeing, key=lambda agreed: names.index(agreed[0]))
+        return Placement((newest[1],))
 
-    async def _ask(self, sentinel: Endpoint, timeout: float) -> Endpoint:
-        found = await _call(sentinel, timeout, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-        if found is None:
-            raise Misconfigured(f"{sentinel} watches no service {self._service!r}")
-        endpoint = replace(self._like, host=found[0].decode(), port=int(found[1]))
-        role = await _call(endpoint, timeout, "ROLE")
-        if role[0] != b"master":
+    async def _ask(self, sentinel: Endpoint, timeout: float) -> _Named:
+        try:
+            found, facts = await _call(
+                sentinel,
+                timeout,
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service),
+                ("SENTINEL", "MASTER", self._service),
+            )
+        except ServerError as error:
+            if "No such master" in str(error):
+                raise Misconfigured(f"{sentinel} watches no service {self._service!r}") from None
+            if "unknown command" in str(error):
+                raise Misconfigured(f"{sentinel} is no sentinel") from None
+            raise
+        address = found[0].decode(), int(found[1])
+        before = facts[b"ip"].decode(), int(facts[b"port"])
+        return _Named(int(facts[b"config-epoch"]), address != before, address)
+
+    async def _confirm(self, named: _Named, timeout: float) -> tuple[_Named, Endpoint]:
+        endpoint = replace(self._like, host=named.address[0], port=named.address[1])
+        ((role, *_),) = await _call(endpoint, timeout, ("ROLE",))
+        if role != b"master":
             raise Unreachable(f"{endpoint} is not a primary (yet)")
-        return endpoint
+        return named, endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The slots as one node sees them."""
+
+    by: Endpoint
+    well: bool  # it is in touch with the majority, and all slots are served
+    epoch: int
+    ranges: Sequence[Any]
 
 
 class Cluster:
-    """The slots of a cluster, as the first node that answers tells."""
+    """The slots of a cluster, as the first node tells that sees it well; without one, as the one that knows most."""
 
     fixed = False
 
@@ -110,18 +162,27 @@ class Cluster:
         self._known, self._like = list(seeds), like
 
     async def look(self, timeout: float) -> Placement:
-        faults = []
-        for node in tuple(self._known):
-            try:
-                ranges = await _call(node, timeout, "CLUSTER", "SLOTS")
-            except BridgeError as error:
-                faults.append(str(error))
-                continue
-            placement = self._placement(node, ranges)
-            if placement.primaries:
-                return placement
-            faults.append(f"{node}: no slots are served")
-        raise Unreachable(f"no cluster node tells its slots: {'; '.join(faults)}")
+        answers, faults = await _first(
+            [self._ask(node, timeout) for node in self._known],
+            enough=lambda answers: answers[-1].well,
+            next_after_s=NEXT_AFTER_S,
+        )
+        seen = max(answers, key=lambda seen: (seen.well, seen.epoch), default=None)
+        if seen is None:
+            raise _complaint("no cluster node tells its slots", faults)
+        return self._placement(seen.by, seen.ranges)
+
+    async def _ask(self, node: Endpoint, timeout: float) -> _Seen:
+        try:
+            info, ranges = await _call(node, timeout, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
+        except ServerError as error:
+            if "cluster support disabled" in str(error):
+                raise Misconfigured(f"{node} is no cluster node; use redis://{node}") from None
+            raise
+        facts = dict(line.split(":", 1) for line in _text(info).split("\r\n") if ":" in line)
+        if not ranges:
+            raise Unreachable(f"{node}: no slots are served")
+        return _Seen(node, facts["cluster_state"] == "ok", int(facts["cluster_current_epoch"]), ranges)
 
     def _placement(self, told_by: Endpoint, ranges: Sequence[Any]) -> Placement:
         owners, primaries, others = [-1] * SLOTS, [], []
@@ -136,17 +197,64 @@ class Cluster:
         return Placement(tuple(primaries), tuple(owners))
 
     def _endpoint(self, told_by: Endpoint, node: Sequence[Any]) -> Endpoint:
-        host = node[0].decode() if node[0] else told_by.host  # empty: the address that we came by
+        # Without a name it is the address that we came by.
+        host = node[0].decode() if node[0] not in (None, b"", b"?") else told_by.host
         return replace(self._like, host=host, port=node[1])
 
 
-async def _call(endpoint: Endpoint, timeout: float, *arguments: str) -> Any:
-    """One call on a connection of its own."""
+async def _call(endpoint: Endpoint, timeout: float, *calls: tuple[str, ...]) -> list[Any]:
+    """Some calls on a connection of their own."""
     link = await Link.open(endpoint, timeout=timeout)
     try:
-        return await link.send(*arguments)
+        return await asyncio.gather(*(link.send(*call) for call in calls))
     finally:
         link.close()
+
+
+async def _first(
+    asks: Sequence[Coroutine[Any, Any, T]],
+    *,
+    enough: Callable[[list[T]], bool] = lambda answers: False,
+    next_after_s: float = 0.0,
+) -> tuple[list[T], list[BridgeError]]:
+    """Answers and errors, until there are ``enough`` answers or no more to come.
+
+    ``next_after_s``: so long each ask waits for an answer to the ones before it.
+    """
+    answers: list[T] = []
+    faults: list[BridgeError] = []
+    waiting, running = deque(asks), set[asyncio.Task[T]]()
+    try:
+        while (waiting or running) and not (answers and enough(answers)):
+            while waiting:
+                running.add(asyncio.create_task(waiting.popleft(), name="topology-ask"))
+                if next_after_s:
+                    break
+            done, running = await asyncio.wait(
+                running, timeout=next_after_s if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                try:
+                    answers.append(task.result())
+                except BridgeError as error:
+                    faults.append(error)
+    finally:
+        for ask in waiting:
+            ask.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return answers, faults
+
+
+def _complaint(what: str, faults: Sequence[BridgeError]) -> BridgeError:
+    """It is a matter of settings where everybody says so, and passes otherwise."""
+    kind = Misconfigured if all(isinstance(fault, Misconfigured) for fault in faults) else Unreachable
+    return kind(f"{what}: {'; '.join(map(str, faults))}")
+
+
+def _text(answer: bytes | str) -> str:
+    return answer.decode() if isinstance(answer, bytes) else answer
 
 
 def topology_of(url: str) -> Topology:
@@ -181,17 +289,17 @@ def _several(url: str, scheme: str) -> Topology:
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-    like = Endpoint(
-        username=unquote(username) or None,
-        password=unquote(password) or None,
-        database=int(query.pop("db", 0)),
-    )
+    like = Endpoint(username=unquote(username) or None, password=unquote(password) or None)
     if scheme == "redis+cluster":
         _refuse(query, parts.path.strip("/"))
         return Cluster(list(_hosts(hosts, CLUSTER_PORT, like)), like)
     service = unquote(parts.path.strip("/"))
     if not service:
         raise ValueError("name the service behind the sentinels: redis+sentinel://HOST:PORT/SERVICE")
+    database = query.pop("db", "0")
+    if not database.isdigit():
+        raise ValueError(f"db={database} is no number")
+    like = replace(like, database=int(database))
     asks = Endpoint(password=query.pop("sentinel_password", None), username=query.pop("sentinel_username", None))
     _refuse(query, "")
     return Sentinel(list(_hosts(hosts, SENTINEL_PORT, asks)), service, like)
@@ -199,7 +307,7 @@ def _several(url: str, scheme: str) -> Topology:
 
 def _refuse(query: dict[str, str], path: str) -> None:
     if query or path:
-        raise ValueError(f"{', '.join([*query, *filter(None, [path])])} means nothing in this URL")
+        raise ValueError(f"{', '.join([*query, *filter(None, [path])])} means nothing here")
 
 
 def _hosts(hosts: str, port: int, like: Endpoint) -> Iterable[Endpoint]:
@@ -207,6 +315,6 @@ def _hosts(hosts: str, port: int, like: Endpoint) -> Iterable[Endpoint]:
         name, separator, number = host.rpartition(":")
         if not separator or not number.isdigit():
             name, number = host, str(port)
-        if not name:
+        if not name or not 0 < int(number) < 65536:
             raise ValueError(f"{host!r} is no HOST:PORT")
         yield replace(like, host=name.strip("[]"), port=int(number))

@@ -311,7 +311,8 @@ class ManyServers(Topology):
         await ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", id_of(to))
         while keys := await ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             await ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
-        for server in [to, source, *await self.primaries()]:
+        # Once each: who is told again lets its subscribers go once more.
+        for server in dict.fromkeys([to, source, *await self.primaries()]):
             await ask(server, "CLUSTER", "SETSLOT", slot, "NODE", id_of(to))
 
     @staticmethod

@@ -6,7 +6,8 @@
 --         outcome up to its open timeline, the rest of the outcome,
 --         n writes, each: operation, index of its key, n arguments, arguments…
 --         n broadcasts, each: index of its channel (the log's is next), log length, name, type, data
--- returns per entry 1 settled, 0 not pending (somebody else's), or the cause why its effects failed; error FENCED
+-- returns per entry 1 settled, 0 not pending (somebody else's), or the cause why its effects failed; error FENCED,
+--         or what the server refuses writes with: what went before it in the batch is settled
 --
 -- XACK comes first, so that a full server still drains. Nothing is rolled back in a script, so what can be
 -- checked is checked before the first write, and each entry runs under Lua's own pcall: redis.pcall does not
@@ -67,7 +68,7 @@ local function fault(entry)
   end
 end
 
-local applied
+local applied, refused
 
 local function apply(entry)
   for _, write in ipairs(entry.writes) do
@@ -100,7 +101,11 @@ end
 local function settle(entry)
   local cause = fault(entry)
   local raw = cause and redis.call('XRANGE', KEYS[4], entry.id, entry.id)[1]
-  if redis.call('XACK', KEYS[4], group, entry.id) == 0 then
+  local acked = redis.pcall('XACK', KEYS[4], group, entry.id)
+  if acked == 0 then
+    return 0
+  elseif acked ~= 1 then -- READONLY, NOREPLICAS, MISCONF: the server takes no writes at all
+    refused = acked
     return 0
   end
   applied = 0
@@ -125,6 +130,9 @@ local answers, ended = {}, {}
 for i = 1, tonumber(ARGV[8]) do
   local entry = take_entry()
   local ok, answer = pcall(settle, entry)
+  if refused then
+    return refused
+  end
   answers[i] = ok and answer or ('settle: ' .. (type(answer) == 'table' and answer.err or tostring(answer)))
   ended[i] = entry.public_id
 end
