@@ -101,6 +101,10 @@ class Topology(ABC):
     async def faults(self) -> list[str]:
         """What is not as it should be at this moment."""
 
+    async def nudge(self) -> None:
+        """Help with what takes them long by themselves and is no part of any test."""
+        return
+
     @abstractmethod
     async def owner(self, key: str) -> Server:
         """The primary that has ``key`` now, or had it before it went away."""
@@ -109,7 +113,7 @@ class Topology(ABC):
     async def fail_over(self, primary: Server, how: str = "planned") -> Server:
         """Have a replica take the place of ``primary``; returns it once it is the primary.
 
-        ``planned``: nothing is lost. ``forced``: the primary is not asked.
+        ``planned``: nothing is lost. ``forced`` (a cluster's ``FORCE`` and ``TAKEOVER``): the primary is not asked.
         """
 
     @abstractmethod
@@ -121,6 +125,7 @@ class Topology(ABC):
         found: list[str] = []
 
         async def well() -> bool:
+            await self.nudge()
             found[:] = await self.faults()
             return not found
 
@@ -271,9 +276,7 @@ class ManyServers(Topology):
 
     async def fail_over(self, primary: Server, how: str = "planned") -> Server:
         replica = (await self.replicas(primary))[0]
-        await ask(
-            replica, "CLUSTER", "FAILOVER", *({"planned": [], "forced": ["FORCE"], "takeover": ["TAKEOVER"]}[how])
-        )
+        await ask(replica, "CLUSTER", "FAILOVER", *([] if how == "planned" else [how]))
         await until(_is_primary(replica), what="the replica is the primary")
         return replica
 
@@ -343,10 +346,9 @@ class Watched(Topology):
     ) -> None:
         super().__init__(engine)
         options = {**REPLICATION, **{name.replace("_", "-"): value for name, value in config.items()}}
-        self.servers.append(Server(engine, tcp=True, config=options))
-        primary = self.servers[0].port
-        for _ in range(replicas):
-            self.servers.append(Server(engine, tcp=True, config={**options, "replicaof": f"127.0.0.1 {primary}"}))
+        self.servers.append(Remembering(engine, options))
+        options["replicaof"] = f"127.0.0.1 {self.servers[0].port}"
+        self.servers += [Remembering(engine, options) for _ in range(replicas)]
         self.watchers = [Watcher(engine) for _ in range(sentinels)]
         self.helpers += self.watchers
         for watcher in self.watchers:
@@ -362,17 +364,13 @@ class Watched(Topology):
             # By default they look at replicas every 10 s. Detection and fail-over stay as they are.
             await ask(watcher, "SENTINEL", "DEBUG", "INFO-PERIOD", 500)
 
-    async def healthy(self, timeout: float = HEALTHY_S) -> None:
-        """A primary that came back is told its place here: sentinels take eight seconds over it."""
-
-        async def one() -> Server | None:
-            return await self.named() if len(await self._names()) == 1 else None
-
-        named = await until(one, timeout, what="the sentinels agree")
+    async def nudge(self) -> None:
+        """A primary that came back is told its place: sentinels take eight seconds over it."""
+        names = await self._names()
         for server in await self.primaries():
-            if server is not named:
-                await ask(server, "REPLICAOF", "127.0.0.1", named.port)
-        await super().healthy(timeout)
+            if len(names) == 1 and server.port not in names:
+                await ask(server, "REPLICAOF", "127.0.0.1", next(iter(names)))
+                await ask(server, "CONFIG", "REWRITE")
 
     async def faults(self) -> list[str]:
         told = await asyncio.gather(*map(self._told, self.helpers), return_exceptions=True)
@@ -453,6 +451,18 @@ class Watched(Topology):
 
         server: Server = await until(found, timeout, what="a replica is promoted")
         return server
+
+
+class Remembering(Server):
+    """One that sentinels watch: it has a file in which they note its place, for when it comes back."""
+
+    def __init__(self, engine: str, config: dict[str, str]) -> None:
+        super().__init__(engine, tcp=True, config=config)
+        program, *options = self._command
+        pairs = zip(options[::2], options[1::2], strict=True)
+        lines = (f"{name.removeprefix('--')} {value or chr(34) * 2}\n" for name, value in pairs)
+        (self.directory / "server.conf").write_text("".join(lines))
+        self._command = [program, "server.conf"]
 
 
 class Watcher(Server):

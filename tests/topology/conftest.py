@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -90,3 +90,18 @@ async def party(running: Topology, events: Recorder, settings: dict[str, Any]) -
     """A publisher, two nodes and a listener, each with connections of its own."""
     async with Party.meet(running.url, events, **settings) as party:
         yield party
+
+
+@pytest.fixture
+async def start_topology() -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """Start one of this test's own, to leave it broken: ``await start_topology(ManyServers, replicas=2)``."""
+    started: list[Topology] = []
+
+    async def start(kind: type[Topology], engine: str = DEFAULT_ENGINE, **options: Any) -> Topology:
+        _require(engine)
+        started.append(await kind.launch(engine, **options))
+        return started[-1]
+
+    yield start
+    for topology in started:
+        topology.destroy()

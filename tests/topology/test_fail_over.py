@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.figures import Figures
-from tests.topologies import Topology
+from tests.topologies import ManyServers, Topology, Watched
 from tests.topology.party import Party, longest_wait, write_gap
 
 
@@ -60,3 +60,48 @@ async def test_what_survives_a_fail_over_took_effect_once_and_in_order(
         books.lost.clear()
     books.clean()
     heard.clean()
+    if topology.kind == "cluster":
+        assert write_gap(load) < (0.5 if how == "planned" else 3)
+        assert heard.silence_s < heard.gap_s + 0.5
+
+
+@pytest.mark.parametrize("how", ["FORCE", "TAKEOVER"])
+async def test_a_forced_fail_over_of_a_cluster_keeps_what_was_replicated(
+    cluster: ManyServers, party: Party, how: str
+) -> None:
+    async with party.broadcasts() as broadcasts, party.load() as load:
+        await load.more(100)
+        await cluster.fail_over(await cluster.owner(party.publisher.keys.live), how)
+        await party.all_rooms_go_on(load)
+    await party.drained()
+    books = await party.audit(load)
+    assert not await party.survivors(books)
+    books.lost.clear()
+    books.clean()
+    (await broadcasts.heard()).clean()
+
+
+async def test_sentinels_promote_while_the_primary_still_takes_writes(sentinel: Watched, party: Party) -> None:
+    async with party.broadcasts() as broadcasts, party.load() as load:
+        await load.more(100)
+        await sentinel.fail_over(await sentinel.named(), "forced")
+        await party.all_rooms_go_on(load)
+    await party.drained()
+    books = await party.audit(load)
+    assert not await party.survivors(books)
+    books.lost.clear()  # what the old primary took meanwhile
+    books.clean()
+    (await broadcasts.heard()).clean()
+
+
+async def test_a_primary_that_is_back_before_anybody_replaced_it_has_everything(
+    topology: Topology, party: Party
+) -> None:
+    async with party.broadcasts() as broadcasts, party.load() as load:
+        await load.more(100)
+        primary = await topology.owner(party.publisher.keys.live)
+        await primary.restart()
+        await party.all_rooms_go_on(load)
+    await party.drained()
+    (await party.audit(load)).clean()
+    (await broadcasts.heard()).clean()
