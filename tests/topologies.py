@@ -277,7 +277,7 @@ class ManyServers(Topology):
     async def fail_over(self, primary: Server, how: str = "planned") -> Server:
         replica = (await self.replicas(primary))[0]
         await ask(replica, "CLUSTER", "FAILOVER", *([] if how == "planned" else [how]))
-        await until(_is_primary(replica), what="the replica is the primary")
+        await until(_has_role(replica, "master"), what="the replica is the primary")
         return replica
 
     async def promoted(self, instead_of: Server, timeout: float = 20) -> Server:
@@ -432,7 +432,11 @@ class Watched(Topology):
         if how == "planned":
             await self._hold_writes(primary)
         await ask(self.helpers[0], "SENTINEL", "FAILOVER", SERVICE)
-        return await self.promoted(primary)
+        replica = await self.promoted(primary)
+        if how == "planned":
+            await until(_has_role(primary, "slave"), what="the old primary is a replica")
+            await ask(primary, "CLIENT", "UNPAUSE")
+        return replica
 
     async def _hold_writes(self, primary: Server) -> None:
         """Writes wait until the primary is a replica, which refuses them; replicas have all that went before."""
@@ -535,11 +539,11 @@ def _facts(info: bytes) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _is_primary(server: Server) -> Callable[[], Coroutine[Any, Any, bool]]:
-    async def is_primary() -> bool:
-        return await role(server) == "master"
+def _has_role(server: Server, wanted: str) -> Callable[[], Coroutine[Any, Any, bool]]:
+    async def has_it() -> bool:
+        return await role(server) == wanted
 
-    return is_primary
+    return has_it
 
 
 KINDS: dict[str, type[Topology]] = {"sentinel": Watched, "cluster": ManyServers}
