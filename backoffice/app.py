@@ -24,7 +24,7 @@ from backoffice.api import (
 )
 from backoffice.config import BackofficeSettings
 from backoffice.metrics import METRICS, Metrics
-from backoffice.routes import BRIDGE, PREFIX, STOPPING, TOKENS, Route, bind
+from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, STOPPING, TOKENS, Route, bind
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
@@ -48,19 +48,20 @@ def make_app(
     described = routes(settings)
     for route in (*described, openapi.route(described, registry)):
         if route.method == "GET":
-            app.router.add_get(PREFIX + route.path, bind(route))  # takes HEAD as well
+            app.router.add_get(PREFIX + route.path, bind(route, app))  # takes HEAD as well
         else:
-            app.router.add_route(route.method, PREFIX + route.path, bind(route))
+            app.router.add_route(route.method, PREFIX + route.path, bind(route, app))
     health.add_to(app)
     home.add_to(app)
 
     async def connected(app: web.Application) -> AsyncIterator[None]:
         events = telemetry or Telemetry()
-        events.listen(app[METRICS].listen, inline=True)
-        events.listen(_log)
-        async with Bridge.connect(bridge, registry=registry, telemetry=events) as app[BRIDGE]:
+        stops = events.listen(app[METRICS].listen, inline=True), events.listen(_log)
+        async with Bridge.connect(bridge, registry=registry, telemetry=events, timeout=DEADLINE_S) as app[BRIDGE]:
             app[METRICS].watch(app[BRIDGE].redis)
             yield
+        for stop in stops:
+            stop()
 
     async def stop(app: web.Application) -> None:
         app[STOPPING].set()

@@ -20,6 +20,8 @@ class BackofficeSettings(Settings):
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8080, ge=0, le=65_535)  # 0 = a free one
     api_tokens: SecretStr = Field(description="set it to name:role:token,… (viewer, moderator, operator or admin)")
+    url: str | None = None  # this and the next are the operators' command line's, and may be set for it
+    token: SecretStr | None = None
     demo_chat_key: SecretStr | None = None  # the nodes' HS256 secret; only where anybody may have a chat token
 
     @field_validator("api_tokens")

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
+from pydantic import ValidationError
 
 from backoffice.intake import BODY_BYTES, Body, NoQuery, Query, check, check_encoding, check_query, read_json
 from backoffice.operators import Caller, Role, Tokens
@@ -18,7 +19,7 @@ from bridge.client import Bridge
 from bridge.envelope import MAX_DEPTH
 
 PREFIX = "/api/v1"
-DEADLINE_S = 0.9  # a call that waits for Redis longer is answered 503
+DEADLINE_S = 0.8  # a call that waits for Redis longer is answered 503, which is promised within a second
 
 BRIDGE = web.AppKey("bridge", Bridge)
 TOKENS = web.AppKey("tokens", Tokens)
@@ -75,16 +76,16 @@ class ListOf:
     item: type
 
 
-def bind(route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitable[web.Response]]:
     """The function that aiohttp calls for a route."""
-    label = f"{route.method} {PREFIX}{route.path}"
+    label, tokens = f"{route.method} {PREFIX}{route.path}", app[TOKENS]
+    without_query = _without_query(route)
 
     async def handle(request: web.Request) -> web.Response:
         request[LABEL] = label
-        app = request.app
-        caller = authorise(route.role, app[TOKENS], request)
+        caller = authorise(route.role, tokens, request)
         check_encoding(request)
-        query, body = await _read(route, request, caller)
+        query, body = await _read(route, request, caller, without_query)
         call = Call(request, app[BRIDGE], caller, query, body)
         if route.deadline_s is None:
             return await route.handler(call)
@@ -121,10 +122,9 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return web.Response(status=status, body=orjson.dumps(value, option=orjson.OPT_UTC_Z), headers=fields)
 
 
-async def _read(route: Route, request: web.Request, caller: Caller) -> tuple[Any, Any]:
+async def _read(route: Route, request: web.Request, caller: Caller, without: Query | None) -> tuple[Any, Any]:
     faults: list[Fault] = []
-    query = _NO_QUERY if not request.query_string and route.query is NoQuery else check_query(
-        route.query, request, faults)  # fmt: skip
+    query = without if without and not request.query_string else check_query(route.query, request, faults)
     body, raw = None, None
     if route.body is not None:
         raw = await read_json(request, limit=route.body_bytes, nesting=route.nesting)
@@ -136,4 +136,9 @@ async def _read(route: Route, request: web.Request, caller: Caller) -> tuple[Any
     return query, body
 
 
-_NO_QUERY = NoQuery()
+def _without_query(route: Route) -> Query | None:
+    """The parameters of a request that has none; None if the route needs some."""
+    try:
+        return route.query()
+    except ValidationError:
+        return None

@@ -64,7 +64,7 @@ def main() -> None:
         sys.exit(1)
     except typer.TyperException as misuse:
         command = getattr(getattr(misuse, "ctx", None), "command_path", "chatbridge")
-        _end(f"{misuse.format_message()} See: {command} --help", misuse.exit_code)
+        _end(f"{misuse.format_message().rstrip('.')}. See: {command} --help", misuse.exit_code)
     except Misconfigured as error:
         _end(str(error), 2)
     except BridgeError as error:

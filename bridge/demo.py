@@ -27,7 +27,7 @@ import orjson
 from bridge.bots import CAST, ROOMS, Bot
 from bridge.child import Child, NotServing, describe
 from bridge.embedded import EmbeddedServer
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Misconfigured
 from bridge.rest import RestApi
 
 HOST = "127.0.0.1"
@@ -253,6 +253,8 @@ async def serve(options: Options) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
     if options.ready_file is not None:
+        if not options.ready_file.parent.is_dir():
+            raise Misconfigured(f"there is no folder {options.ready_file.parent} for the ready file; make it first")
         options.ready_file.unlink(missing_ok=True)
     with _directory(options.data) as directory:
         life = asyncio.create_task(Demo(options, directory).run(), name="demo")
@@ -267,7 +269,10 @@ async def serve(options: Options) -> None:
 @contextlib.contextmanager
 def _directory(data: Path | None) -> Iterator[Path]:
     if data is not None:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"cannot keep data in {data}: {error.strerror}; name another folder") from None
         yield data
         return
     directory = Path(tempfile.mkdtemp(prefix="chatbridge-demo-"))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
-from bridge.clock import ServerClock
+from bridge.clock import ServerClock, TimeLimit
 from bridge.config import BridgeSettings
 from bridge.effects import Effects
 from bridge.envelope import (
@@ -51,7 +52,13 @@ class Held:
 
     @property
     def attempt(self) -> int:
+        """Which attempt the next or present one is."""
         return 1 + self.failures + self.deaths
+
+    @property
+    def attempts(self) -> int:
+        """How many were made."""
+        return self.attempt if self.began else self.attempt - 1
 
 
 def hold(shard: int, raw: RawEntry, *, presumed_deaths: int = 0) -> Held:
@@ -85,8 +92,9 @@ class Handling:
     ) -> None:
         self.node, self.clock = node, clock
         self._registry, self._reader = registry, reader
-        self._limits, self._seconds = settings.limits, settings.handler_seconds
+        self._limits, self._limit = settings.limits, TimeLimit(settings.handler_seconds)
         self._telemetry = telemetry
+        self.closing = False  # whoever cancels a handler from now on means the node, not the handler
 
     def expired(self, held: Held) -> bool:
         expires = held.envelope.expires
@@ -100,37 +108,49 @@ class Handling:
             return Bury("unknown_type", f"no handler for {envelope.type!r} on {self.node}")
         held.began = self.clock.now()
         held.timeline.append(Step("handling", int(held.began * 1000), self.node))
+        command = self._command(held)
+        if isinstance(command, Bury):
+            return command
+        if self._telemetry.active:
+            self._telemetry.emit(Started(self.node, envelope.id, envelope.type, envelope.subject, held.attempt))
+        result: Effects | BaseException | None
+        task = self._limit.start()
+        try:
+            result = await handler(command)
+        except asyncio.CancelledError as error:
+            result = self._too_long() if self._limit.stop(task) else error
+            if self.closing:
+                raise
+            while task.cancelling():  # the handler's own doing, such as a timeout library's
+                task.uncancel()
+        except Exception as error:
+            result = self._too_long() if self._limit.stop(task) and isinstance(error, TimeoutError) else error
+        else:
+            self._limit.stop(task)
+            if not (result is None or isinstance(result, Effects)):
+                result = TypeError(f"the handler returned {type(result).__name__}, not Effects or None")
+        held.handled_s = self.clock.now() - held.began
+        return judge(result, failures=held.failures, limits=self._limits)
+
+    def _command(self, held: Held) -> Command[Any] | Bury:
+        """The entry as its handler sees it, if its payload fits."""
+        envelope = held.envelope
         try:
             kind = self._registry.get(envelope.type)
             if not envelope.subject.startswith(f"{kind.subject}:"):
                 return Bury("undecodable", f"{envelope.type} is for {kind.subject}:…, not for {envelope.subject}")
             payload = kind.validate(envelope.payload)
+            if not _is_json(envelope.payload):  # pydantic takes NaN and 1e999, which no outcome can hold
+                return Bury("undecodable", "the payload holds a number that JSON does not know")
         except (InvalidPayload, UnknownType) as error:
             return Bury("undecodable", str(error))
-        command = Command(
+        return Command(
             envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by,
             envelope.accepted_at / 1000, held.attempt, held.began, self._reader,
         )  # fmt: skip
-        if self._telemetry.active:
-            self._telemetry.emit(Started(self.node, envelope.id, envelope.type, envelope.subject, held.attempt))
-        result: Effects | BaseException | None
-        limit = asyncio.timeout(self._seconds)
-        try:
-            async with limit:
-                result = await handler(command)
-            if not isinstance(result, Effects | None):
-                result = TypeError(f"the handler returned {type(result).__name__}, not Effects or None")
-        except TimeoutError as error:
-            result = TimeoutError(f"the handler ran longer than {self._seconds:g} s") if limit.expired() else error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            result = error
-        except Exception as error:
-            result = error
-        held.handled_s = self.clock.now() - held.began
-        return judge(result, failures=held.failures, limits=self._limits)
+
+    def _too_long(self) -> TimeoutError:
+        return TimeoutError(f"the handler ran longer than {self._limit.seconds:g} s")
 
     def ended(self, held: Held, verdict: Verdict | None) -> Ended:
         """The record of a command that is over; None: it had expired and was not run."""
@@ -139,22 +159,21 @@ class Handling:
                 return self._ended(held, "done", effects)
             case Refuse(reason):
                 return self._ended(held, "rejected", Effects(), self._failure("rejected", reason))
-        return self._ended(held, "expired", Effects(), self._failure("expired", "not handled in time"))
+        # Nobody has looked at the payload of an expired one.
+        readable = _is_json(held.envelope.payload)
+        return self._ended(held, "expired", Effects(), self._failure("expired", "not handled in time"), readable)
 
-    def _ended(self, held: Held, state: State, effects: Effects, error: Failure | None = None) -> Ended:
-        return Ended(
-            held.envelope,
-            state,
-            held.attempt,
-            held.counted,
-            outcome_head(held.envelope, node=self.node, attempts=held.attempt, timeline=held.timeline),
-            outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error),
-            effects,
-        )
+    def _ended(
+        self, held: Held, state: State, effects: Effects, error: Failure | None = None, readable: bool = True
+    ) -> Ended:
+        attempts = held.attempts
+        head = outcome_head(held.envelope, node=self.node, attempts=attempts, timeline=held.timeline, readable=readable)
+        outcome = head + outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error)
+        return Ended(held.envelope, state, attempts, held.counted, outcome, len(head), effects)
 
     def obituary(self, held: Held, verdict: Bury) -> tuple[int, bytes]:
         """Attempts made, and the record of a command that becomes a dead letter."""
-        attempts = held.attempt if held.began else held.attempt - 1
+        attempts = held.attempts
         readable = _is_json(held.envelope.payload)
         head = outcome_head(held.envelope, node=self.node, attempts=attempts, timeline=held.timeline, readable=readable)
         error = self._failure(verdict.code, verdict.cause)

@@ -4,8 +4,9 @@ Tasks are reused: one lane handles command after command, and another is woken o
 the loop gets a turn while work waits, that is, when a handler really awaits something. So
 handlers that never wait cost no task switch, and those that do run side by side.
 
-A suspect (a command beside which a process died twice) runs alone: nothing starts while
-it waits for the others to end, and nothing else runs while it does.
+A suspect (a command beside which a process died twice) runs alone. Others go first, so
+that they are done before it kills again; after a second nothing else starts until it had
+its turn.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 Job = Callable[[], Awaitable[None]]
+PATIENCE_S = 1.0  # for so long a suspect lets others go first
 _YIELD_EVERY = 25  # jobs of one lane between two turns it gives to the loop
 
 
@@ -24,7 +26,7 @@ class Lanes:
     def __init__(self, size: int) -> None:
         self.size = size
         self._jobs: deque[Job] = deque()
-        self._suspects: deque[Job] = deque()
+        self._suspects: deque[tuple[float, Job]] = deque()  # with the loop time at which they are overdue
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
@@ -47,7 +49,10 @@ class Lanes:
 
     def submit(self, job: Job, *, alone: bool = False) -> None:
         """Run a job as soon as there is a lane for it. It must call ``let_go`` when its command is settled or waits."""
-        (self._suspects if alone else self._jobs).append(job)
+        if alone:
+            self._suspects.append((asyncio.get_running_loop().time() + PATIENCE_S, job))
+        else:
+            self._jobs.append(job)
         self._wake_soon()
 
     def let_go(self) -> None:
@@ -73,7 +78,7 @@ class Lanes:
 
     def _wake(self) -> None:
         self._wake_scheduled = False
-        if not self._may_start():
+        if self._alone or (self._in_flight and not self._jobs):
             return
         if self._idle:
             lane = self._idle.pop()
@@ -84,17 +89,21 @@ class Lanes:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _may_start(self) -> bool:
+    def _next(self) -> Job | None:
+        """What may start now, if anything."""
         if self._alone:
-            return False
-        return self._in_flight == 0 if self._suspects else bool(self._jobs)
+            return None
+        if self._suspects and (not self._jobs or asyncio.get_running_loop().time() >= self._suspects[0][0]):
+            if self._in_flight:
+                return None
+            self._alone = True
+            return self._suspects.popleft()[1]
+        return self._jobs.popleft() if self._jobs else None
 
     async def _lane(self) -> None:
         handled = 0
         while True:
-            while self._may_start():
-                self._alone = bool(self._suspects)
-                job = self._suspects.popleft() if self._alone else self._jobs.popleft()
+            while (job := self._next()) is not None:
                 self._in_flight += 1
                 self._wake_soon()
                 await job()

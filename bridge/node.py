@@ -107,6 +107,7 @@ class Node:
                         await self._drain()
             finally:
                 await self._assignment.abandon()
+                self._handling.closing = True
                 await self._lanes.close()
                 # Renewal outlives the drain: a lapsed lease would let another node redo what we are finishing.
                 for task in (renewal, hearing, beating):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from bridge.shard_stream import ShardStream
 from bridge.shards import shard_of
 
 _TYPES_FRESH_S = 1.0
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,9 @@ def _check(key: str, by: str, reason: str | None, expires_in: float | None) -> N
         raise Invalid("'by' says who issues the command, in 1-100 characters", path="/by")
     if reason is not None and len(reason) > MAX_REASON_CHARS:
         raise Invalid(f"a reason has at most {MAX_REASON_CHARS} characters", path="/reason")
+    for name, text in (("by", by), ("reason", reason or "")):
+        if not text.isascii() and _SURROGATE.search(text):
+            raise Invalid(f"{name!r} holds half a character (a lone surrogate)", path=f"/{name}")
     if expires_in is not None and not 1 <= expires_in <= MAX_EXPIRES_IN_S:
         raise Invalid(f"expires_in is 1 to {MAX_EXPIRES_IN_S} seconds", path="/expires_in")
 

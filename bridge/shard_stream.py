@@ -74,8 +74,8 @@ class Ended:
     state: str
     attempts: int
     counted: bool  # whether a starts record exists that has to go
-    head: bytes  # outcome up to its open timeline
-    rest: bytes
+    outcome: bytes
+    head: int  # length of the outcome up to its open timeline, where another end can be put
     effects: Effects
 
 
@@ -90,7 +90,7 @@ class ShardStream:
         self._stream = k.commands(shard)
         self._record = (
             *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard),
-            k.ended(shard),
+            k.ended(shard), k.spare(shard),
         )  # fmt: skip
 
     # producers
@@ -164,8 +164,8 @@ class ShardStream:
 
     async def release(self, lease: Lease, unstarted: Sequence[str] = ()) -> None:
         """Give the shard up; the entries ``unstarted`` were read and never begun, so nobody presumes a death."""
-        starts = self._keys.starts(self.shard)
-        await self._redis.run(script("release"), (self._fence[0], starts), (lease.token, *unstarted))
+        keys = (*self._fence[:2], self._keys.starts(self.shard))
+        await self._redis.run(script("release"), keys, (lease.token, *unstarted))
 
     async def holder(self) -> str | None:
         """The lease's token, whoever holds it."""
@@ -225,16 +225,16 @@ class ShardStream:
     def _describe(self, ended: Ended, keys: list[Argument], arguments: list[Argument]) -> None:
         k, s, envelope, effects = self._keys, self.shard, ended.envelope, ended.effects
         keys.append(k.outcome(s, envelope.id))
-        arguments += (envelope.entry_id, envelope.id, ended.attempts, ended.state, int(ended.counted), len(keys),
-                      ended.head, ended.rest, len(effects.writes))  # fmt: skip
+        arguments += (envelope.entry_id, envelope.id, ended.attempts, ended.state, int(ended.counted), ended.head,
+                      ended.outcome, len(effects.writes))  # fmt: skip
         for write in effects.writes:
             keys.append(k.shared(s, write.name) if write.shared else k.state(s, envelope.subject, write.name))
-            arguments += (write.operation, len(keys), len(write.arguments), *write.arguments)
+            arguments += (write.operation, len(write.arguments), *write.arguments)
         arguments.append(len(effects.broadcasts))
         for broadcast in effects.broadcasts:
             name = broadcast.channel or envelope.subject
             keys += (k.channel(s, name), k.log(s, name))
-            arguments += (len(keys) - 1, log_length(name, self._settings), name, broadcast.type, broadcast.data)
+            arguments += (log_length(name, self._settings), name, broadcast.type, broadcast.data)
 
     async def bury(
         self, lease: Lease, node: str, entry: str, id: str, *, code: str, message: str, attempts: int, outcome: bytes
@@ -264,7 +264,7 @@ def log_length(channel: str, settings: BridgeSettings) -> int:
 
 
 def _step() -> int:
-    return random.getrandbits(32) or 1
+    return random.getrandbits(20) or 1
 
 
 _APPEND, _READ, _SETTLE = script("append"), script("read"), script("settle")

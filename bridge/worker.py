@@ -49,6 +49,9 @@ class _Line:
 
     def drop_stale(self) -> None:
         """Forget entries that are not pending any more, but for a busy head, which its own job lets go."""
+        if self.timer is not None and self.entries[0].dropped:
+            self.timer.cancel()
+            self.timer = None
         head = [self.entries[0]] if self.busy else []
         rest = sorted((h for h in self.entries if not h.dropped and h not in head), key=lambda h: h.order)
         self.entries = deque(head + rest)
@@ -216,10 +219,22 @@ class Worker:
         self._lost = not isinstance(lease, Lease)
         self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=not self._lost))
         self._error = None
+        self._drop_results()
         for line in list(self._lines.values()):
             line.drop_stale()
             self._submit(line)
         self._settle_soon()
+
+    def _drop_results(self) -> None:
+        """Results of entries that are not pending any more must not settle what has their ids now, or out of turn."""
+        kept: deque[tuple[_Line, Held, Ended]] = deque()
+        for line, held, ended in self._results:
+            if held.dropped:
+                line.entries.popleft()
+                self._let_go(line)
+            else:
+                kept.append((line, held, ended))
+        self._results = kept
 
     async def _hand_over(self) -> None:
         unstarted = [held.raw.id for line in self._lines.values() for held in line.entries if not held.counted]
@@ -253,7 +268,8 @@ class Worker:
     def _submit(self, line: _Line) -> None:
         """Give the line's head to the lanes, unless it is there, backs off, or there is none."""
         if not line.entries:
-            self._lines.pop(line.key, None)
+            if self._lines.get(line.key) is line:
+                del self._lines[line.key]
         elif not (line.busy or line.timer or self._draining or self._lost):
             line.busy = True
             self._lanes.submit(lambda: self._handle(line), alone=must_run_alone(line.entries[0].deaths))
@@ -267,6 +283,8 @@ class Worker:
     def _finish(self, line: _Line) -> None:
         """The head ended; the next may start."""
         line.entries.popleft()
+        if len(line.entries) == WAITING_PER_SUBJECT // 2:
+            self._stirred.set()  # the shard may have stood still for this line
         self._let_go(line)
         self._submit(line)
 
@@ -299,6 +317,11 @@ class Worker:
         except BridgeError as error:
             self._let_go(line)
             self.fail(error)
+        except asyncio.CancelledError:
+            if self._handling.closing:
+                raise
+            self._let_go(line)  # a handler cancelled the task it ran in, which is the lane's
+            self._submit(line)
         except Exception as error:
             # A fault of ours, not of the handler: its entry must not hold up the subject for ever.
             held.unreadable = Bury("effects_failed", describe(error))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.config import BridgeSettings, load
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Misconfigured
 from bridge.registry import load_plugins
 from chatserver import logs
 from chatserver.config import ChatSettings
@@ -29,7 +29,8 @@ def main() -> None:
         with asyncio.Runner(loop_factory=_loop_factory(settings.uvloop)) as runner:
             runner.run(_serve(settings, bridge_settings, arguments.ready_file))
     except* BridgeError as group:
-        sys.exit("\n".join(f"chatserver: {error}" for error in group.exceptions))
+        sys.stderr.write("".join(f"chatserver: {error}\n" for error in group.exceptions))
+        sys.exit(2 if any(isinstance(error, Misconfigured) for error in group.exceptions) else 1)
 
 
 async def _serve(settings: ChatSettings, bridge_settings: BridgeSettings, ready_file: Path | None) -> None:

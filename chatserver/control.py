@@ -133,7 +133,8 @@ class Control:
     async def _forget(self, client: Client, membership: Membership) -> None:
         with contextlib.suppress(BridgeError):
             await self._state.leave(membership)
-            await self._state.note_rooms(client.key())
+            if client.user:  # it may be gone by now
+                await self._state.note_rooms(client.key())
 
     async def _check_sessions(self) -> None:
         clients = list(self._hub.listed())
@@ -150,7 +151,7 @@ class Control:
         answers = await self._state.keep_members([membership for _, membership in members])
         for (client, membership), answer in zip(members, answers, strict=True):
             if answer and client.rooms.get(membership.room) is membership:
-                self._rooms.expel(client, membership.room)
+                self._rooms.turn_out(client, membership.room)
                 event = {"kind": answer, "room": membership.room, "until": None, "reason": None, "command_id": None}
                 client.socket.push(frames.sanction_push(event))
 

@@ -149,10 +149,15 @@ def decode_object(message: bytes) -> dict[str, Any]:
     return value
 
 
+def id_of(value: Mapping[str, Any]) -> int | None:
+    """The id that an answer echoes; None if there is none that could be."""
+    id = value.get("id")
+    return id if type(id) is int and -(1 << 63) <= id < 1 << 63 else None
+
+
 def decode_frame(value: Mapping[str, Any]) -> AnyFrame:
     """One client frame. Raises Refused ``bad_request`` with every fault."""
-    type_, id = value.get("type"), value.get("id")
-    known_id = id if isinstance(id, int) and not isinstance(id, bool) else None
+    type_, known_id = value.get("type"), id_of(value)
     model = _MODELS.get(type_) if isinstance(type_, str) else None
     if model is None:
         raise Refused("bad_request", f"unknown type; known are {', '.join(_MODELS)}", id=known_id)
@@ -201,8 +206,8 @@ def error(refused: Refused) -> bytes:
     return encode(frame)
 
 
-def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """What members see of a publication on their room's channel; None for a type that is not for clients.
+def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What members see of a publication on their room's channel; one of a plugin's type as it is, under ``data``.
 
     ``deleted`` hides the text of messages deleted since; the push stays, because offsets are consecutive.
     """
@@ -222,7 +227,7 @@ def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | No
         case "room":
             push |= {"state": data["state"], "slow_mode_s": data["slow_mode_s"], "title": data["title"]}
         case _:
-            return None
+            push |= {"data": data, "ts": publication.at}
     return push
 
 

@@ -52,9 +52,10 @@ class Hub:
     """All sessions of this node."""
 
     def __init__(self, heartbeat_s: float, *, clock: Callable[[], float] = time.time) -> None:
-        self.heartbeat_s, self._clock = heartbeat_s, clock
+        self.heartbeat_s, self.clock = heartbeat_s, clock
         self.clients: set[Client] = set()
         self._people: dict[str, Person] = {}
+        self._swept_at = self._awake_since = 0.0  # loop times
 
     def add(self, client: Client) -> None:
         self.clients.add(client)
@@ -97,7 +98,10 @@ class Hub:
 
     async def sweep(self) -> None:
         """Close who had their time: to prove who they are, to answer a ping, to renew their token."""
-        now, wall = asyncio.get_running_loop().time(), self._clock()
+        now, wall = asyncio.get_running_loop().time(), self.clock()
+        if now - self._swept_at > self.heartbeat_s:  # this process was held up: it was us who did not listen
+            self._awake_since = now
+        self._swept_at = now
         for client in tuple(self.clients):
             if not client.user or client.began is None:
                 if now - client.opened_at > AUTH_S:
@@ -114,7 +118,7 @@ class Hub:
             client.socket.shut(Close.NOT_AUTHENTICATED, f"no token within {AUTH_S:g} s")
 
     def _keep_alive(self, client: Client, now: float) -> None:
-        silent = now - client.socket.heard_at
+        silent = now - max(client.socket.heard_at, self._awake_since)
         if silent > 2 * self.heartbeat_s:
             client.socket.shut(Close.NO_PONG, "no sign of life")
         elif silent > self.heartbeat_s and client.socket.pinged_at < client.socket.heard_at:

@@ -24,7 +24,13 @@ _WARNINGS: Final = (
     telemetry.DeadLettersDropped,
     telemetry.StepFailed,
 )
-_QUIET: Final = (telemetry.Read, telemetry.Started, telemetry.Settled)  # metrics count these
+_QUIET: Final = (  # metrics count these
+    telemetry.Read,
+    telemetry.Started,
+    telemetry.Settled,
+    telemetry.Acquired,
+    telemetry.Released,
+)
 
 log = structlog.get_logger("bridge")
 

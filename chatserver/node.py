@@ -80,6 +80,9 @@ class ChatNode:
         self.telemetry = telemetry or Telemetry()
         self._load_settings = load_settings or (lambda: settings)
         self.limits = Limits(settings.messages_per_s, settings.text_chars, Words.read(settings.words_file))
+        self._tokens = tokens_for(
+            settings.jwt_key.get_secret_value(), issuer=settings.jwt_issuer, audience=settings.jwt_audience
+        )
         self.hub = Hub(settings.heartbeat_seconds)
         self.metrics = Metrics()
         self.rooms: Rooms
@@ -135,9 +138,9 @@ class ChatNode:
             )
         )
         try:
-            await joined.wait()
-            ready(where)
-            await stopping.wait()
+            if await self._before(joined, stopping):
+                ready(where)
+                await stopping.wait()
         finally:
             await self._stop(server, handling)
             control.close()
@@ -146,10 +149,7 @@ class ChatNode:
 
     async def _wire(self, bridge: Bridge) -> tuple[Services, Control]:
         settings = self.settings
-        tokens = tokens_for(
-            settings.jwt_key.get_secret_value(), issuer=settings.jwt_issuer, audience=settings.jwt_audience
-        )
-        await tokens.start()
+        await self._tokens.start()
         state = ChatState(bridge, settings.node_name)
 
         def follow(channel: Channel, deliver: Callable[[Publication], None], lost: Callable[[], None]) -> Follower:
@@ -177,7 +177,9 @@ class ChatNode:
         self.metrics.watch("chat_sessions", "Sessions on this node", lambda: len(self.hub.clients))
         self.metrics.watch("chat_rooms", "Rooms with members on this node", lambda: len(self.rooms))
         self.telemetry.listen(self.metrics.listen, inline=True)
-        services = Services(settings.node_name, bridge, state, self.rooms, self.hub, tokens, self.limits, self.metrics)
+        services = Services(
+            settings.node_name, bridge, state, self.rooms, self.hub, self._tokens, self.limits, self.metrics
+        )
         return services, control
 
     async def _listen(self, services: Services, bridge: Bridge) -> Server:
@@ -255,6 +257,16 @@ class ChatNode:
             client.socket.shut(Close.RESTART, reason)
             if count % 100 == 99:
                 await asyncio.sleep(0)
+
+    async def _before(self, event: asyncio.Event, other: asyncio.Event) -> bool:
+        """Whether ``event`` came, waiting for it no longer than until ``other`` did."""
+        waits = [asyncio.ensure_future(each.wait()) for each in (event, other)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return event.is_set()
 
     def _reload(self) -> None:
         try:

@@ -99,21 +99,18 @@ class Room:
         return frames.presence_push(self.id, len(now), *(([], []) if len(now) > LARGE_ROOM else (came, went)))
 
     def _deliver(self, publication: Publication) -> None:
-        push = frames.push_of(self.id, publication)
-        frame = b"" if push is None else frames.encode(push)
-        if frame:
-            for client in self.members:
-                client.socket.push(frame)
+        frame = frames.encode(frames.push_of(self.id, publication))  # once, for all of them
+        for client in self.members:
+            client.socket.push(frame)
         if self.waiting:
             self._deliver_to_waiting(publication.offset, frame)
 
     def _deliver_to_waiting(self, offset: int, frame: bytes) -> None:
         for client, waiting in tuple(self.waiting.items()):
             if waiting.floor is None:
-                if frame:
-                    waiting.frames.append((offset, frame))
+                waiting.frames.append((offset, frame))
                 continue
-            if offset > waiting.floor and frame:
+            if offset > waiting.floor:
                 client.socket.push(frame)
             if offset >= waiting.floor:
                 self._level(client)
@@ -219,7 +216,6 @@ def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction]) -> dict[
     shown = snapshot.publications
     if not snapshot.recovered:  # history, not a stretch of the channel: what there is to read
         shown = [p for p in shown if p.type in ("message", "notice")]
-    pushes = (frames.push_of(frame.room, p, snapshot.deleted) for p in shown)
     return {
         "type": "joined",
         "id": frame.id,
@@ -227,7 +223,7 @@ def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction]) -> dict[
         "epoch": snapshot.position.epoch,
         "offset": snapshot.position.offset,
         "recovered": snapshot.recovered,
-        "messages": [push for push in pushes if push is not None],
+        "messages": [frames.push_of(frame.room, p, snapshot.deleted) for p in shown],
         "count": len({m.user for m in snapshot.present}),
         "state": snapshot.info.state,
         "slow_mode_s": snapshot.info.slow_mode_s,

@@ -12,9 +12,9 @@ from typing import Any, Final
 import structlog
 from websockets.exceptions import ConnectionClosed
 
-from bridge.chat.state import ChatStore, deleted_from, read_log, read_members, room
+from bridge.chat.history import read_deleted, read_log
+from bridge.chat.state import ChatStore, read_members
 from bridge.errors import BridgeError, ServerFull, Unreachable
-from bridge.shards import shard_of
 from chatserver import frames
 from chatserver.auth import BadToken, Tokens
 from chatserver.frames import (
@@ -30,6 +30,7 @@ from chatserver.frames import (
     Say,
     decode_frame,
     decode_object,
+    id_of,
 )
 from chatserver.health import Metrics
 from chatserver.hub import Client, Hub
@@ -116,8 +117,7 @@ class Session:
 
     def _refuse(self, value: Mapping[str, Any], refused: Refused) -> None:
         if refused.id is None:
-            id = value.get("id")
-            refused.id = id if isinstance(id, int) and not isinstance(id, bool) else None
+            refused.id = id_of(value)
         self._with.metrics.refused(refused.code)
         self._socket.put(frames.error(refused))
 
@@ -282,8 +282,7 @@ class Session:
         self._must_be_in(frame.room)
         store = self._with.store
         found = await read_log(store, frame.room, before=frame.before, limit=frame.limit + 1)
-        key = store.keys.state(shard_of(room(frame.room), store.shards), room(frame.room), "deleted")
-        deleted = deleted_from(await store.redis.call("GET", key))
+        deleted = await read_deleted(store, frame.room)
         pushes = [frames.push_of(frame.room, p, deleted) for p in found[-frame.limit :]]
         more = len(found) > frame.limit
         self._answer({"type": "history", "id": frame.id, "room": frame.room, "messages": pushes, "more": more})

@@ -183,6 +183,7 @@ class ChatState:
         shard, subject = self._shard(user(key.user)), user(key.user)
         name = self._store.keys.state(shard, subject, "session:rooms")
         await self._store.redis.call("HSET", name, key.session, orjson.dumps(key.rooms))
+        await self._store.redis.call("PEXPIRE", name, 2 * STALE_MS)
 
     async def join(self, room_id: str, member: Member, since: Since | None, newest: int) -> Snapshot:
         """Let a session in. Raises Refused ``room_not_found``, ``room_closed`` or ``banned``."""

@@ -29,8 +29,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     ordered = sorted(values)
     if not ordered:
         return {"n": 0}
-    at = lambda part: round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3)  # noqa: E731
-    return {"n": len(ordered), "p50": at(0.5), "p99": at(0.99), "max": round(ordered[-1], 3)}
+    last = len(ordered) - 1
+    places = {"p50": int(last * 0.5), "p99": int(last * 0.99), "max": last}
+    return {"n": len(ordered), **{name: round(ordered[place], 3) for name, place in places.items()}}
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def adopt_orphans() -> None:
 def children() -> dict[int, str]:
     """Child processes that run now, pid → command line. Ended ones among them are reaped."""
     if sys.platform == "linux":
-        pids = {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+        pids = {int(pid) for task in Path("/proc/self/task").iterdir() for pid in _children_of(task)}
     else:
         pids = {process.pid for process in psutil.Process().children()}
     found = {}
@@ -36,6 +36,13 @@ def children() -> dict[int, str]:
         except (psutil.NoSuchProcess, ChildProcessError):
             pass
     return found
+
+
+def _children_of(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # the thread ended just now
+        return []
 
 
 def tasks() -> list[str]:

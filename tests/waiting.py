@@ -16,16 +16,18 @@ PAUSE_S = 0.003
 async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Callable[[], str] | str = "") -> Any:
     """Ask ``predicate``, plain or async, until it answers something true, and return that."""
     value: Any = None
+    deadline = asyncio.get_running_loop().time() + timeout
     try:
         async with asyncio.timeout(timeout):
-            while True:
+            while asyncio.get_running_loop().time() < deadline:  # redis-py may swallow the cancellation
                 answer = predicate()
                 value = await answer if inspect.isawaitable(answer) else answer
                 if value:
                     return value
                 await asyncio.sleep(PAUSE_S)  # noqa: TID251 - the one place that may
     except TimeoutError:
-        raise AssertionError(f"not within {timeout:g} s: {_name(what, predicate)}; last answer {value!r}") from None
+        pass
+    raise AssertionError(f"not within {timeout:g} s: {_name(what, predicate)}; last answer {value!r}")
 
 
 def block_until(predicate: Callable[[], Any], timeout: float = 10, *, what: Callable[[], str] | str = "") -> Any:

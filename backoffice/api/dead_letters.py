@@ -135,7 +135,7 @@ async def show(call: Call[NoQuery, None]) -> web.Response:
     id = call.part("id")
     letter = await call.bridge.dead.get(id) if COMMAND_ID.fullmatch(id) else None
     if letter is None:
-        raise not_found(f"dead letter {id!r}")
+        raise not_found(f"dead letter {id[:80]!r}")
     return reply(_view(letter))
 
 

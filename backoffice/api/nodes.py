@@ -53,7 +53,7 @@ async def undrain(call: Call[NoQuery, None]) -> web.Response:
 async def _drain(call: Call[NoQuery, None], *, on: bool) -> web.Response:
     name = call.part("name")
     if not NODE_NAME.fullmatch(name):
-        raise not_found(f"node {name!r}")
+        raise not_found(f"node {name[:80]!r}")
     await call.bridge.drain(name, on)
     return reply(await _find(call.bridge, name))
 

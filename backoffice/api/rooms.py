@@ -15,7 +15,8 @@ from backoffice.paging import Paged, cursor_of, page
 from backoffice.problems import not_found
 from backoffice.routes import Call, ListOf, Route, reply
 from backoffice.times import time_of
-from bridge.chat.state import HistoryItem, RoomInfo, list_rooms, read_history, read_room
+from bridge.chat.history import HistoryItem, read_history
+from bridge.chat.state import RoomInfo, list_rooms, read_room
 
 ROOM_ID = re.compile(r"[A-Za-z0-9._@+-]{1,64}", re.ASCII)
 

@@ -9,10 +9,10 @@ from typing import Literal
 from aiohttp import web
 
 from backoffice.operators import Role
-from backoffice.paging import Paged, cut
+from backoffice.paging import Paged, cursor_of, page
 from backoffice.routes import Call, ListOf, Route, reply
 from backoffice.times import time_of, time_or_none
-from bridge.chat.state import Sanction, list_sanctions
+from bridge.chat.state import Sanction, list_sanctions, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,12 @@ class SanctionView:
 
 
 async def listing(call: Call[Paged, None]) -> web.Response:
-    """Every mute and ban that holds now."""
-    sanctions = sorted(map(sanction_view, await list_sanctions(call.bridge)), key=_key)
-    return reply(cut(sanctions, call.query, _key, str))
+    """Every mute and ban that holds now: those that hold everywhere first, then by room and user."""
+    query = call.query
+    found = await list_sanctions(call.bridge, after=query.after(str) or "", limit=query.limit + 1)
+    kept = found[: query.limit]
+    next_cursor = cursor_of(place(kept[-1])) if len(found) > len(kept) else None
+    return reply(page(list(map(sanction_view, kept)), next_cursor))
 
 
 def sanction_view(sanction: Sanction) -> SanctionView:
@@ -48,11 +51,6 @@ def sanction_view(sanction: Sanction) -> SanctionView:
         sanction.command_id,
         sanction.shadow,
     )
-
-
-def _key(sanction: SanctionView) -> str:
-    """Those that hold everywhere first, then by room, user and kind; no id has a blank."""
-    return f"{sanction.room or ''} {sanction.user} {sanction.kind}"
 
 
 ROUTES = (Route("GET", "/sanctions", listing, Role.VIEWER, {200: ListOf(SanctionView)}, query=Paged),)

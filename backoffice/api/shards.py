@@ -21,7 +21,7 @@ async def pending(call: Call[Paged, None]) -> web.Response:
     """What nodes have read and not settled yet, oldest first."""
     number = call.part("shard")
     if not number.isascii() or not number.isdigit() or len(number) > 4 or int(number) >= call.bridge.shards:
-        raise not_found(f"shard {number!r}; there are {call.bridge.shards}, from 0 on")
+        raise not_found(f"shard {number[:80]!r}; there are {call.bridge.shards}, from 0 on")
     if call.query.cursor is not None:  # all that is pending fits on one page, as nodes read no more
         raise bad_cursor()
     return reply(page(await call.bridge.pending(int(number), call.query.limit)))

@@ -20,10 +20,8 @@ from typing import Any, Final, Literal, Protocol
 
 import orjson
 
-from bridge.channels import Channel, Channels
-from bridge.chat.events import message_id
+from bridge.channels import Channels
 from bridge.connection import Redis
-from bridge.envelope import Publication
 from bridge.keys import Keys
 from bridge.shards import shard_of
 
@@ -109,21 +107,6 @@ class SessionInfo:
     rooms: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryItem:
-    """A message or kept notice; a deleted one has no text any more."""
-
-    message_id: str
-    offset: int
-    kind: Literal["message", "notice"]
-    user: str | None  # None for notices
-    name: str | None
-    text: str | None
-    level: str | None  # of notices
-    ts: int
-    deleted_by: str | None = None
-
-
 def room(id: str) -> str:
     return f"room:{id}"
 
@@ -183,22 +166,6 @@ def member_from(raw: bytes) -> Member:
     return Member(*orjson.loads(raw))
 
 
-def history_item(publication: Publication, deleted: Mapping[str, str]) -> HistoryItem | None:
-    """What history shows of a publication; None for what is no message and no notice."""
-    data, id = publication.data, message_id(publication.epoch, publication.offset)
-    by = deleted.get(id)
-    text = None if by else data.get("text")
-    match publication.type:
-        case "message":
-            return HistoryItem(
-                id, publication.offset, "message", data["user"], data["name"], text, None, publication.at, by
-            )
-        case "notice":
-            return HistoryItem(id, publication.offset, "notice", None, None, text, data["level"], publication.at, by)
-        case _:
-            return None
-
-
 async def read_room(store: ChatStore, id: str) -> RoomInfo | None:
     """A room with its number of members; None if there is no such room."""
     found = await _read_rooms(store, [id])
@@ -218,39 +185,16 @@ async def list_rooms(store: ChatStore, *, after: str = "", limit: int = 100) -> 
 async def read_members(store: ChatStore, room_id: str) -> list[Member]:
     """Sessions present in a room, by user."""
     now = await server_ms(store)
-    raw = await store.redis.call("ZRANGEBYSCORE", _key(store, room(room_id), "present"), now - STALE_MS, "+inf")
+    raw = await store.redis.call("ZRANGEBYSCORE", state_key(store, room(room_id), "present"), now - STALE_MS, "+inf")
     return sorted(map(member_from, raw), key=lambda m: (m.user, m.session))
-
-
-async def read_history(
-    store: ChatStore, room_id: str, *, before: int | None = None, limit: int = 50
-) -> list[HistoryItem]:
-    """Up to ``limit`` messages and notices with offsets below ``before``, newest first; deleted ones without text."""
-    deleted = deleted_from(await store.redis.call("GET", _key(store, room(room_id), "deleted")))
-    shown: list[HistoryItem] = []
-    for publication in reversed(await read_log(store, room_id, before=before, limit=limit)):
-        item = history_item(publication, deleted)
-        if item is not None:
-            shown.append(item)
-    return shown
-
-
-async def read_log(store: ChatStore, room_id: str, *, before: int | None = None, limit: int = 50) -> list[Publication]:
-    """The newest ``limit`` messages and notices before an offset, oldest first."""
-    channel = Channel.of_subject(room(room_id), store.shards)
-    found: list[Publication] = []
-    while len(found) < limit:
-        page = await store.channels.log(channel, before=before, limit=max(limit, 50))
-        found = [p for p in page if p.type in ("message", "notice")] + found
-        if not page or page[0].offset <= 1:
-            break
-        before = page[0].offset
-    return found[-limit:]
 
 
 async def read_user_sanctions(store: ChatStore, user_id: str) -> list[Sanction]:
     """Everything that holds against a user, everywhere first, then by room."""
-    return [s for s in await list_sanctions(store) if s.user == user_id]
+    now = await server_ms(store)
+    mine = [m for m in await _index(store, now) if m.startswith(f"user:{user_id}|") or m.endswith(f"|{user_id}")]
+    found = [s for s in await _read_sanctions(store, mine, now) if s.user == user_id]  # "mute" is an id, too
+    return sorted(found, key=place)
 
 
 async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
@@ -261,17 +205,23 @@ async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
     return await _read_sanctions(store, mine, now)
 
 
-async def list_sanctions(store: ChatStore) -> list[Sanction]:
-    """Every mute and ban that holds now, those without a room first, then by room and user."""
+async def list_sanctions(store: ChatStore, *, after: str = "", limit: int | None = None) -> list[Sanction]:
+    """Mutes and bans that hold now, those without a room first, then by room and user: ``limit`` from a place on."""
     now = await server_ms(store)
-    indexes = await asyncio.gather(
-        *(
-            store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
-            for shard in range(store.shards)
-        )
-    )
-    found = await _read_sanctions(store, [raw.decode() for index in indexes for raw in index], now)
-    return sorted(found, key=lambda s: (s.room or "", s.user, s.kind))
+    members = sorted((_place_of(member), member) for member in await _index(store, now))
+    following = [member for at, member in members if at > after]
+    found: list[Sanction] = []
+    step = limit or len(following) or 1
+    for start in range(0, len(following), step):  # the index may name some that were lifted
+        found += await _read_sanctions(store, following[start : start + step], now)
+        if limit is not None and len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def place(sanction: Sanction) -> str:
+    """Where a sanction stands in the list of all; no id has a blank."""
+    return f"{sanction.room or ''} {sanction.user} {sanction.kind}"
 
 
 async def read_sessions(store: ChatStore, user_id: str) -> list[SessionInfo]:
@@ -279,8 +229,8 @@ async def read_sessions(store: ChatStore, user_id: str) -> list[SessionInfo]:
     now = await server_ms(store)
     subject = user(user_id)
     raw, rooms = await asyncio.gather(
-        store.redis.call("ZRANGEBYSCORE", _key(store, subject, "sessions"), now - STALE_MS, "+inf"),
-        store.redis.call("HGETALL", _key(store, subject, "session:rooms")),
+        store.redis.call("ZRANGEBYSCORE", state_key(store, subject, "sessions"), now - STALE_MS, "+inf"),
+        store.redis.call("HGETALL", state_key(store, subject, "session:rooms")),
     )
     sessions = [SessionInfo(*orjson.loads(member)) for member in raw]
     found = [replace(s, rooms=tuple(orjson.loads(rooms.get(s.session.encode(), b"[]")))) for s in sessions]
@@ -294,24 +244,41 @@ async def server_ms(store: ChatStore) -> int:
 
 
 async def _read_rooms(store: ChatStore, ids: Sequence[str]) -> list[RoomInfo]:
-    now = await server_ms(store)
-    settings = asyncio.gather(*(store.redis.call("HGETALL", _key(store, room(id), "settings")) for id in ids))
-    present = asyncio.gather(
-        *(store.redis.call("ZRANGEBYSCORE", _key(store, room(id), "present"), now - STALE_MS, "+inf") for id in ids)
+    since, read = await server_ms(store) - STALE_MS, store.redis.call
+    settings, present = await asyncio.gather(
+        asyncio.gather(*(read("HGETALL", state_key(store, room(id), "settings")) for id in ids)),
+        asyncio.gather(*(read("ZRANGEBYSCORE", state_key(store, room(id), "present"), since, "+inf") for id in ids)),
     )
     found: list[RoomInfo] = []
-    for id, raw, sessions in zip(ids, await settings, await present, strict=True):
+    for id, raw, sessions in zip(ids, settings, present, strict=True):
         info = room_from(id, {name.decode(): value.decode() for name, value in raw.items()})
         if info is not None:
             found.append(replace(info, members=len({member_from(m).user for m in sessions})))
     return found
 
 
+async def _index(store: ChatStore, now: int) -> list[str]:
+    """Members of all shards' indexes of sanctions that may still hold."""
+    answers = await asyncio.gather(
+        *(
+            store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
+            for shard in range(store.shards)
+        )
+    )
+    return [raw.decode() for members in answers for raw in members]
+
+
+def _place_of(member: str) -> str:
+    subject, kind, *user_of_room = member.split("|")
+    id = subject.partition(":")[2]
+    return f"{id} {user_of_room[0]} {kind}" if user_of_room else f" {id} {kind}"
+
+
 async def _read_sanctions(store: ChatStore, members: Iterable[str], now: int) -> list[Sanction]:
     """The records behind index members; what ended or was lifted meanwhile is left out."""
     parsed = [member.split("|") for member in members]
     keys = [
-        _key(store, subject, "sanctions" if not rest else restriction(_kind(kind), rest[0]))
+        state_key(store, subject, "sanctions" if not rest else restriction(_kind(kind), rest[0]))
         for subject, kind, *rest in parsed
     ]
     records = await asyncio.gather(*(store.redis.call("GET", key) for key in keys))
@@ -328,5 +295,6 @@ def _kind(text: str) -> SanctionType:
     return "mute" if text == "mute" else "ban"
 
 
-def _key(store: ChatStore, subject: str, name: str) -> str:
+def state_key(store: ChatStore, subject: str, name: str) -> str:
+    """The key of a subject's state."""
     return store.keys.state(shard_of(subject, store.shards), subject, name)

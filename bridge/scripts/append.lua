@@ -1,6 +1,6 @@
 -- append: put a command on its shard's stream, once per idempotency key.
 -- KEYS  1 stream, 2 idempotency key, 3 asleep, 4 incarnation, 5 lease, 6 ring channel
--- ARGV  1 backlog limit, 2 seconds the key lives, 3 hash of the body, 4 random step, 5 shard,
+-- ARGV  1 backlog limit, 2 seconds the key lives, 3 hash of the body, 4 random step (1 to 2^20), 5 shard,
 --       6 ms until it expires ('' = never), 7… fields
 -- returns {'accepted', id}, {'duplicate', id}, {'mismatch', id} or {'overloaded', backlog}; the last two wrote nothing
 --!include incarnation
@@ -19,12 +19,12 @@ local backlog = redis.call('XLEN', KEYS[1])
 if backlog >= tonumber(ARGV[1]) then
   return {'overloaded', backlog}
 end
-local entry = mint(KEYS[1], ARGV[4])
+local fields = {unpack(ARGV, 7)}
 if ARGV[6] ~= '' then
-  table.insert(ARGV, 'expires')
-  table.insert(ARGV, digits(now_ms() + tonumber(ARGV[6])))
+  table.insert(fields, 'expires')
+  table.insert(fields, digits(now_ms() + tonumber(ARGV[6])))
 end
-redis.call('XADD', KEYS[1], entry, unpack(ARGV, 7)) -- first of all writes: a full server refuses here, and nothing was written
+local entry = add(KEYS[1], tonumber(ARGV[4]), fields) -- first of all writes: a full server refuses here, and nothing was written
 note_incarnation(KEYS[4], KEYS[5])
 local id = ARGV[5] .. '-' .. entry
 redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'EX', ARGV[2])

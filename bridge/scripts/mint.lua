@@ -1,19 +1,30 @@
--- mint (include): the next entry id of a stream: server ms, and a sequence that advances by a random step.
+-- mint (include): the next entry id of a stream: server ms, and a sequence that only grows and is partly random.
 --!include clock
--- The step (1 to 2^32, from the caller) is why an id that a fail-over lost never returns.
--- The last id survives deletion of its entry; a clock set back continues from it.
-local function mint(stream, step)
-  local ms, seq = now_ms(), tonumber(step)
-  if redis.call('EXISTS', stream) == 1 then
-    local last = redis.call('XINFO', 'STREAM', stream)[8] -- last-generated-id; the order is the same on all servers
-    local last_ms, last_seq = string.match(last, '(%d+)-(%d+)')
-    last_ms = tonumber(last_ms)
-    if last_ms >= ms then
-      ms, seq = last_ms, tonumber(last_seq) + seq
-      if seq > 2 ^ 52 then -- beyond this, Lua's numbers have gaps
-        ms, seq = ms + 1, tonumber(step)
-      end
-    end
+-- The sequence is the microsecond within the ms times 2^20, plus a random step from the caller (1 to 2^20). So it
+-- grows by itself, and an id that a fail-over lost never returns. Where the clock stands still or was set back, it
+-- goes on from the stream's last id, which survives deletion of its entry.
+local SPACE = 2 ^ 20
+
+local function after_last(stream, step)
+  local last = redis.call('XINFO', 'STREAM', stream)[8] -- last-generated-id; the order is the same on all servers
+  local ms, seq = string.match(last, '(%d+)-(%d+)')
+  ms, seq = tonumber(ms), tonumber(seq) + step
+  if seq > 2 ^ 52 then -- beyond this, Lua's numbers have gaps
+    ms, seq = ms + 1, step
   end
   return digits(ms) .. '-' .. digits(seq)
+end
+
+-- XADD under a new id, which it returns. Raises what XADD raises; nothing was written then.
+local function add(stream, step, fields)
+  local time = redis.call('TIME')
+  local micros = tonumber(time[2])
+  local id = digits(time[1] * 1000 + math.floor(micros / 1000)) .. '-' .. digits(micros % 1000 * SPACE + step)
+  local added = redis.pcall('XADD', stream, id, unpack(fields))
+  if added.err and string.find(added.err, 'equal or smaller', 1, true) then
+    return redis.call('XADD', stream, after_last(stream, step), unpack(fields))
+  elseif added.err then
+    error(added)
+  end
+  return added
 end

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.chat.commands import MessageDelete
-from bridge.chat.state import HistoryItem, deleted_from, history_item
+from bridge.chat.history import HistoryItem, history_item
+from bridge.chat.state import deleted_from
 from bridge.effects import Effects
 from bridge.envelope import Command
 from bridge.registry import handles

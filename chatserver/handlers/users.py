@@ -37,8 +37,9 @@ async def unban(command: Command[UserUnban]) -> Effects:
 @handles(UserKick)
 async def kick(command: Command[UserKick]) -> Effects:
     # The time stays for nodes that miss the event: a session that began before it is closed on any read.
-    effects = Effects().set("kicked_at", now_ms(command), KICK_SECONDS)
-    return effects.publish("sanction", _event(command, "kick"), channel=CONTROL)
+    now = now_ms(command)
+    effects = Effects().set("kicked_at", now, KICK_SECONDS)
+    return effects.publish("sanction", _event(command, "kick"), channel=CONTROL).result(kicked_at=rfc3339(now))
 
 
 @handles(UserWarn)

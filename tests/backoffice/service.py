@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from pydantic import SecretStr
 
 from backoffice.app import make_app
 from backoffice.config import BackofficeSettings
@@ -83,7 +84,7 @@ class Api:
 
 
 def settings(url: str, **options: Any) -> BridgeSettings:
-    return BridgeSettings(redis_url=url, **{"shards": 8, **options})
+    return BridgeSettings(redis_url=SecretStr(url), **{"shards": 8, **options})
 
 
 @asynccontextmanager
@@ -93,8 +94,8 @@ async def backoffice(
     """A back office on a free port, and its client, with the role admin."""
     config = BackofficeSettings(
         port=0,
-        api_tokens=",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items()),
-        demo_chat_key=chat_key,
+        api_tokens=SecretStr(",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items())),
+        demo_chat_key=None if chat_key is None else SecretStr(chat_key),
     )
     running: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()

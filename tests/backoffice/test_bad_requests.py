@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from typing import Any
 
 import orjson
 import pytest
+from pydantic import BaseModel
 
+from bridge.config import BridgeSettings
 from bridge.envelope import MAX_DEPTH
-from tests.backoffice.service import TOKENS, Answer, Api
+from bridge.registry import Registry
+from tests.backoffice.service import TOKENS, Answer, Api, backoffice
 
 GOOD: dict[str, Any] = {"type": "member.mute", "subject": "room:lobby", "payload": {"user": "u7", "seconds": 60}}
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id", "errors"}
@@ -187,6 +191,8 @@ async def test_a_bad_header_is_refused(api: Api, name: str) -> None:
 async def test_faults_of_query_header_and_body_are_told_together(api: Api) -> None:
     answer = await api.post("/commands?wait=31&verbose=1", changed(reason=1), headers={"Idempotency-Key": "a b"})
     check_problem(answer, 422, "invalid", "?wait", "?verbose", "/reason", ":Idempotency-Key")
+    answer = await api.post("/commands", changed(payload={}), headers={"Idempotency-Key": "a b"})
+    check_problem(answer, 422, "invalid", ":Idempotency-Key", "/payload/user")
 
 
 QUERIES: list[tuple[str, list[str]]] = [
@@ -321,14 +327,23 @@ async def test_a_batch_over_its_limits_is_refused_whole(api: Api) -> None:
     check_problem(answer, 422, "invalid", ":Idempotency-Key")
 
 
-async def test_an_entry_over_64_kib_is_too_large_alone_and_in_a_batch(api: Api) -> None:
-    ids = [f"{n}-{'a' * 32}" for n in range(200)]
-    body = changed(type="message.delete", payload={"message_ids": ids})
-    assert (await api.post("/commands", body)).status == 202
-    padded = {"text": "x", "level": "info", **{f"k{n}": "x" * 1000 for n in range(70)}}
-    answer = await api.post("/commands", changed(type="notice.post", payload=padded))
-    assert answer.status == 422  # the fields are unknown; size would come second
-    assert (await api.get("//healthz")).status == 200
+async def test_an_entry_over_64_kib_is_too_large_alone_and_in_a_batch(bridge_settings: BridgeSettings) -> None:
+    registry = Registry()
+
+    @registry.command("test.note", subject="user")
+    class Note(BaseModel):
+        text: str
+
+    def note(size: int) -> dict[str, Any]:
+        return {"type": "test.note", "subject": "user:u7", "payload": {"text": "x" * size}}
+
+    async with backoffice(bridge_settings, registry=registry) as api:
+        assert (await api.post("/commands", note(65_000))).status == 202
+        check_problem(await api.post("/commands", note(65_536)), 413, "too_large", "/payload")
+        batch = {"commands": [note(65_536), note(1)]}
+        refused, accepted = (await api.post("/commands/batch", batch)).json["results"]
+        assert (refused["status"], refused["problem"]["errors"][0]["path"]) == (413, "/commands/0/payload")
+        assert accepted["status"] == 202
 
 
 async def test_chunked_bodies_are_read_and_limited(api: Api) -> None:
@@ -348,8 +363,57 @@ async def test_a_compressed_body_is_not_unpacked(api: Api) -> None:
         check_problem(answer, 415, "unsupported_media_type")
 
 
+STRANGE = ("%ff", "%ed%a0%80", "%00", "%0d%0aX:y", "%F0%9F%98%80", "%", "%zz", "{0}", "..", "a;b", "x" * 3000)
+
+
+@pytest.mark.parametrize("part", STRANGE, ids=lambda part: part[:12])
+async def test_strange_characters_anywhere_in_a_path_are_answered(api: Api, part: str) -> None:
+    head = f"HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKENS['admin']}\r\nConnection: close\r\n\r\n"
+    for target in (
+        "commands/*",
+        "nodes/*/drain",
+        "rooms/*",
+        "rooms/*/history",
+        "users/*",
+        "shards/*/pending",
+        "*",
+        "dead/*",
+        "rooms?limit=*",
+        "rooms?*=1",
+        "rooms?cursor=*",
+        "dead?type=*",
+        "chat-token?user=*",
+    ):
+        method = "POST" if "drain" in target else "GET"
+        answer = await wire(api, f"{method} /api/v1/{target.replace('*', part)} {head}".encode())
+        status = int(answer.split()[1])
+        assert 200 <= status < 500, answer
+        assert b"X:y" not in answer.partition(b"\r\n\r\n")[0].replace(b"x-", b"")
+
+
+async def wire(api: Api, data: bytes) -> bytes:
+    """What comes back for these bytes, until the connection ends or the answer is whole."""
+    host, port = api.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(data)
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = re.findall(rb"(?i)content-length: (\d+)", head)
+        return head + (await reader.readexactly(int(lengths[0])) if lengths else b"")
+    finally:
+        writer.close()
+
+
 # What no HTTP client sends.
 WIRE: dict[str, tuple[bytes, int]] = {
+    "bytes in the path": (b"GET /api/v1/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "bytes in a token": (b"GET /api/v1/nodes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n", 401),
+    "bytes in the type": (
+        b"POST /api/v1/commands HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Type: \xff\xfe\r\n"
+        b"Content-Length: 2\r\n\r\n{}" % TOKENS["admin"].encode(),
+        415,
+    ),
+    "bytes in the id": (b"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Request-Id: \xff\xfe\r\n\r\n", 404),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
     "HTTP/7.3": (b"GET / HTTP/7.3\r\nHost: x\r\n\r\n", 400),
     "path of 9,000 bytes": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
@@ -379,14 +443,9 @@ WIRE: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize("name", WIRE)
 async def test_what_is_no_good_http_is_answered_with_a_problem(api: Api, name: str) -> None:
     data, status = WIRE[name]
-    host, port = api.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        writer.write(data)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        assert head.startswith((f"HTTP/1.1 {status} ", f"HTTP/1.0 {status} "))
-        assert "application/problem+json" in head
-        assert "x-request-id" in head.lower()
-    finally:
-        writer.close()
+    answer = await wire(api, data)
+    assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    assert b"application/problem+json" in head
+    assert b"x-request-id" in head
     assert (await api.get("//healthz")).status == 200

@@ -50,6 +50,8 @@ def test_settings_come_from_the_environment_and_files(monkeypatch: pytest.Monkey
     secret.write_text(f"ann:admin:{TOKEN}\n")
     monkeypatch.setenv("BACKOFFICE_API_TOKENS", f"file:{secret}")
     monkeypatch.setenv("BACKOFFICE_PORT", "9999")
+    monkeypatch.setenv("BACKOFFICE_URL", "http://127.0.0.1:8080")  # what `chatbridge` reads does no harm
+    monkeypatch.setenv("BACKOFFICE_TOKEN", TOKEN)
     settings = load(BackofficeSettings)
     assert (settings.host, settings.port, settings.demo_chat_key) == ("127.0.0.1", 9999, None)
     assert settings.tokens.find(TOKEN) == Caller("ann", Role.ADMIN)

@@ -79,13 +79,13 @@ class ChatClient:
             return self.socket.close_code
 
     async def _find(self, matches: Any) -> dict[str, Any]:
-        for place, frame in enumerate(self._unread):
-            if matches(frame):
+        for place, unread in enumerate(self._unread):
+            if matches(unread):
                 return self._unread.pop(place)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    frame = json.loads(await self.socket.recv())
+                    frame: dict[str, Any] = json.loads(await self.socket.recv())
                     if matches(frame):
                         return frame
                     self._unread.append(frame)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
@@ -63,7 +64,7 @@ class Chat:
         values = {"port": 0, "node_name": name, "jwt_key": SECRET, "messages_per_s": 1000, **settings}
         bridge_settings = self._settings
         if redis_url is not None:
-            bridge_settings = BridgeSettings(redis_url=redis_url, shards=SHARDS)
+            bridge_settings = BridgeSettings(redis_url=SecretStr(redis_url), shards=SHARDS)
         running = RunningNode(ChatNode(ChatSettings(**values), bridge_settings, load_settings=load))
         await running.start()
         self.nodes.append(running)
@@ -93,7 +94,7 @@ class Chat:
 
 @pytest.fixture
 async def chat(server: Server) -> AsyncIterator[Chat]:
-    settings = BridgeSettings(redis_url=server.url, shards=SHARDS)
+    settings = BridgeSettings(redis_url=SecretStr(server.url), shards=SHARDS)
     async with Bridge.connect(settings) as bridge:
         chat = Chat(bridge, settings)
         try:

@@ -40,7 +40,7 @@ async def test_a_mute_ends_by_itself(chat: Chat, node: RunningNode) -> None:
     assert (await client.say("lobby", "x"))["code"] == "muted"
 
     async def may_speak() -> bool:
-        return (await client.say("lobby", "x"))["type"] == "ok"
+        return bool((await client.say("lobby", "x"))["type"] == "ok")
 
     await until(may_speak)
 

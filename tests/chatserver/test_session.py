@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ async def test_a_bad_token_closes(node: RunningNode, bad: str) -> None:
 
 
 async def test_clocks_may_differ_by_five_seconds(node: RunningNode) -> None:
-    async with signed_in(node.url, "u1", seconds=-3) as client:
+    async with signed_in(node.url, "u1", seconds=-2) as client:
         assert client.ready["type"] == "ready"
 
 
@@ -57,11 +58,21 @@ async def test_who_does_not_prove_who_they_are_in_time_is_closed(
 
 
 async def test_an_expired_token_closes_unless_it_is_renewed(chat: Chat, node: RunningNode) -> None:
-    renewed = await chat.client(node, "u1", seconds=-3.5)
-    await renewed.ask("auth", token=token("u1"))
-    lapsing = await chat.client(node, "u2", seconds=-3.5)
+    renewed, lapsing = await chat.client(node, "u1"), await chat.client(node, "u2")
+    await renewed.ask("auth", token=token("u1", seconds=7200))
+    node.node.hub.clock = lambda: time.time() + 3610
     assert await lapsing.close_code() == 4003
     assert (await renewed.ask("ping"))["type"] == "pong"
+
+
+async def test_a_node_that_was_held_up_gives_clients_time_to_be_heard(chat: Chat, node: RunningNode) -> None:
+    client, hub = await chat.client(node), node.node.hub
+    (here,) = hub.clients
+    here.socket.heard_at -= 1000  # as if the process had been stopped for so long
+    hub._swept_at -= 1000
+    await hub.sweep()
+    assert here.socket.closed_with is None
+    assert (await client.ask("ping"))["type"] == "pong"
 
 
 async def test_who_gives_no_sign_of_life_is_pinged_and_then_closed(chat: Chat) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.servers import Server
 
 COMMANDS = (
@@ -10,7 +12,7 @@ COMMANDS = (
 
 
 async def test_the_commands_are_there(server: Server) -> None:
-    client = server.client(decode_responses=True)
+    client: Any = server.client(decode_responses=True)
     known = {name.upper() for name in await client.execute_command("COMMAND LIST")}
     assert known.issuperset(COMMANDS)
 

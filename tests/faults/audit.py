@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
+from typing import Any
 
 import redis.asyncio
 
 from bridge.client import Bridge
 from tests.faults.ledger import LEDGER
 from tests.faults.load import Load
+from tests.figures import Figures, spread
 from tests.waiting import until
 
+FAIL_S = 10.0  # no command may wait longer, whatever the machine is busy with
 # KEYS: the command streams. One call a look, however many shards there are.
 _BACKLOG = "local n = 0 for _, key in ipairs(KEYS) do n = n + redis.call('XLEN', key) end return n"
 
@@ -35,16 +40,24 @@ class Audit:
             f"{len(ids)} {name} ({', '.join(ids[:5])})" for name, ids in found.items() if ids
         )
 
-    def waits(self, since_ms: float, until_ms: float = float("inf")) -> list[float]:
-        """Seconds that the commands touched by a fault at ``since_ms`` waited, from then or from their acceptance.
+    def waits(self, faults: Sequence[float], within_s: float = 3.0) -> list[float]:
+        """Seconds that the commands touched by ``faults`` (ms) waited, from the fault or from their acceptance.
 
-        Touched are those not in effect at that moment, and those accepted from then on until ``until_ms``.
+        Touched are those not in effect at that moment, and those accepted within ``within_s`` after it.
         """
-        return sorted(
-            (done - max(accepted, since_ms)) / 1000
+        return [
+            (done - max(accepted, fault)) / 1000
+            for fault in faults
             for accepted, done in self.times
-            if done >= since_ms and accepted < until_ms
-        )
+            if done >= fault and accepted < fault + within_s * 1000
+        ]
+
+    def waits_for_server(self, answers: Sequence[float], within_s: float = 3.0) -> list[float]:
+        """The same counted from the moments at which the server answered again: the last one before the effect."""
+        latest = [
+            (accepted, done, max((a for a in answers if a <= done), default=inf)) for accepted, done in self.times
+        ]
+        return [(done - max(accepted, a)) / 1000 for accepted, done, a in latest if a <= done < a + within_s * 1000]
 
 
 async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 20) -> None:
@@ -54,14 +67,25 @@ async def drained(client: redis.asyncio.Redis, bridge: Bridge, timeout: float = 
     async def empty() -> bool:
         return not await client.eval(_BACKLOG, len(streams), *streams)
 
-    await until(empty, timeout, what="all accepted commands end")
+    try:
+        await until(empty, timeout)
+    except AssertionError:
+        raise AssertionError(f"commands that do not end: {await _stuck(bridge)}") from None
 
 
-async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load) -> Audit:
-    """Compare what was accepted with the ledgers."""
+async def _stuck(bridge: Bridge) -> list[object]:
+    """Shards with a backlog, who holds them, and what is pending there."""
+    shards = [info for info in await bridge.shard_infos() if info.length]
+    pending = [await bridge.pending(info.shard, 5) for info in shards]
+    return [*await bridge.nodes(), *zip(shards, pending, strict=True)]
+
+
+async def audit(client: redis.asyncio.Redis, bridge: Bridge, load: Load, *, since_ms: float = 0) -> Audit:
+    """Compare what was accepted (later than ``since_ms``) with the ledgers."""
     books = Audit()
-    for room, ids in load.accepted.items():
-        lines = await client.xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
+    for room, accepted in load.accepted.items():
+        ids = [id for id in accepted if int(id.split("-")[1]) > since_ms]
+        lines: Any = await client.xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
         _compare(books, room, ids, [(entry.decode(), line) for entry, line in lines])
     return books
 
@@ -75,9 +99,19 @@ def _compare(books: Audit, room: str, ids: list[str], lines: list[tuple[str, dic
     books.twice += [id for id, count in counts.items() if count > 1]
     books.unasked += sorted(counts.keys() - set(ids))
     before, last = b"", -1
-    for id, (_, line) in zip(applied, lines, strict=True):
+    for id, (entry, line) in zip(applied, lines, strict=True):
         # The number must grow, and the handler must have seen the state that the one before it left.
         if int(line[b"n"]) <= last or line[b"before"] != before:
             books.out_of_order.append(f"{room} {id}")
         before, last = line[b"n"], int(line[b"n"])
-    books.times += [(int(id.split("-")[1]), int(entry.split("-")[0])) for id, (entry, _) in zip(applied, lines, strict=True)]
+        books.times.append((int(id.split("-")[1]), int(entry.split("-")[0])))
+
+
+def conclude(scenario: str, books: Audit, rounds: int, waits: Sequence[float], figures: Figures) -> None:
+    """Report the books and the waits; raise AssertionError where they are not clean or somebody waited for ever."""
+    figures.report(
+        scenario, rounds=rounds, commands=books.accepted, lost=len(books.lost), twice=len(books.twice),
+        out_of_order=len(books.out_of_order), wait_s=spread(waits),
+    )  # fmt: skip
+    books.clean()
+    assert max(waits) < FAIL_S

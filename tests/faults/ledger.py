@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from bridge.effects import Effects
+from bridge.effects import Effects, Value
 from bridge.envelope import Command
 from bridge.registry import Registry
 from tests.faults.pace import elapsed
@@ -99,5 +99,5 @@ async def fail(command: Command[Fail]) -> Effects:
 async def _line(command: Command[Add] | Command[Linger] | Command[Fail], n: int) -> Effects:
     before = await command.read(LAST)
     found = before if isinstance(before, str) else ""
-    line = {"id": command.id, "n": n, "before": found, "attempt": command.attempt}
+    line: dict[str, Value] = {"id": command.id, "n": n, "before": found, "attempt": command.attempt}
     return Effects().set(LAST, n).xadd(LEDGER, line, KEEP).result(n=n)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
+from joserfc.jws import JWSRegistry
+
+from bridge.errors import Misconfigured
+from chatserver.auth import BadToken, Identity, Tokens, tokens_for
+from tests.chatserver.client import SECRET, token
+
+NOW = 1_800_000_000.0
+
+
+def signed(claims: dict[str, Any], key: Any = None, algorithm: str = "HS256", **header: Any) -> str:
+    key = key or OctKey.import_key(SECRET)
+    return jwt.encode({"alg": algorithm, **header}, claims, key, registry=JWSRegistry(algorithms=[algorithm]))
+
+
+def part(value: Any) -> str:
+    data = value if isinstance(value, bytes) else orjson.dumps(value)
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def tokens(**options: Any) -> Tokens:
+    return Tokens(SECRET, clock=lambda: NOW, **options)
+
+
+async def test_a_good_token_names_its_user() -> None:
+    assert await tokens().check(signed({"sub": "u1", "exp": NOW + 60})) == Identity("u1", "u1", NOW + 60)
+    named = await tokens().check(signed({"sub": "u1", "exp": NOW + 60, "name": "앤"}))
+    assert named.name == "앤"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"sub": "u1"},
+        {"exp": NOW + 60},
+        {"sub": "u1", "exp": NOW - 5},
+        {"sub": "u1", "exp": str(NOW + 60)},
+        {"sub": "u1", "exp": True},
+        {"sub": "u1", "exp": None},
+        {"sub": None, "exp": NOW + 60},
+        {"sub": 5, "exp": NOW + 60},
+        {"sub": "", "exp": NOW + 60},
+        {"sub": "u 1", "exp": NOW + 60},
+        {"sub": "u" * 65, "exp": NOW + 60},
+        {"sub": "u1\n", "exp": NOW + 60},
+        {"sub": "u1", "exp": NOW + 60, "nbf": NOW + 60},
+        {"sub": "u1", "exp": NOW + 60, "name": None},
+        {"sub": "u1", "exp": NOW + 60, "name": 5},
+        {"sub": "u1", "exp": NOW + 60, "name": "n" * 65},
+    ],
+)
+async def test_claims_that_break_the_rules_are_refused(claims: dict[str, Any]) -> None:
+    with pytest.raises(BadToken):
+        await tokens().check(signed(claims))
+
+
+@pytest.mark.parametrize("exp", [NOW - 4, 10**30, 1e300])
+async def test_tokens_may_be_just_over_or_last_for_ever(exp: float) -> None:
+    assert (await tokens().check(signed({"sub": "u1", "exp": exp}))).user == "u1"
+
+
+GOOD = {"sub": "u1", "exp": NOW + 60}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "a.b.c",
+        "..",
+        "é.é.é",
+        f"{part({'alg': 'none'})}.{part(GOOD)}.",
+        f"{part({'alg': 'HS256'})}.{part(GOOD)}.",
+        f"{part({'alg': 'HS256'})}.{part(GOOD)}.{part(b'x' * 32)}",
+        f"{part({'alg': 5})}.{part(GOOD)}.x",
+        f"{part([])}.{part(GOOD)}.x",
+        f"{part(b'[' * 5000)}.{part(GOOD)}.x",
+        signed(GOOD, OctKey.import_key("another secret of more than 32 bytes")),
+        signed(GOOD, algorithm="HS512"),
+    ],
+)
+async def test_what_is_not_signed_with_our_secret_is_refused(text: str) -> None:
+    with pytest.raises(BadToken):
+        await tokens().check(text)
+
+
+async def test_issuer_and_audience_must_fit_where_they_are_set() -> None:
+    strict = tokens(issuer="game", audience="chat")
+    assert (await strict.check(signed({**GOOD, "iss": "game", "aud": ["shop", "chat"]}))).user == "u1"
+    for claims in ({}, {"iss": "game"}, {"aud": "chat"}, {"iss": "other", "aud": "chat"}, {"iss": "game", "aud": "x"}):
+        with pytest.raises(BadToken):
+            await strict.check(signed({**GOOD, **claims}))
+
+
+@pytest.mark.parametrize("key", ["", "short", "x" * 31, '{"keys": []}', '{"keys": 5}', "{}", '{"a'])
+def test_a_key_that_protects_nothing_is_refused(key: str) -> None:
+    with pytest.raises(Misconfigured, match="CHATSERVER_JWT_KEY"):
+        Tokens(key)
+
+
+async def test_keys_of_a_key_set_are_told_apart_and_not_mixed_up() -> None:
+    rsa, ec = RSAKey.generate_key(2048, auto_kid=True), ECKey.generate_key("P-256", auto_kid=True)
+    public = KeySet([rsa, ec]).as_dict(private=False)
+    checked = Tokens(orjson.dumps(public).decode(), clock=lambda: NOW)
+    assert (await checked.check(signed(GOOD, rsa, "RS256", kid=rsa.kid))).user == "u1"
+    assert (await checked.check(signed(GOOD, ec, "ES256", kid=ec.kid))).user == "u1"
+    stranger = RSAKey.generate_key(2048, auto_kid=True)
+    with pytest.raises(BadToken):
+        await checked.check(signed(GOOD, stranger, "RS256", kid=stranger.kid))
+    # The public key is no secret: signed with it as if it were one.
+    forged = signed(GOOD, OctKey.import_key("x" * 40), "HS256", kid=rsa.kid)
+    with pytest.raises(BadToken):
+        await checked.check(forged)
+
+
+async def test_a_new_key_is_fetched_and_strangers_do_not_make_us_ask_all_the_time(aiohttp_server: Any) -> None:
+    first, second = (ECKey.generate_key("P-256", auto_kid=True) for _ in range(2))
+    served, asked = [first], 0
+
+    async def keys(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.json_response(KeySet(list(served)).as_dict(private=False))
+
+    app = web.Application()
+    app.router.add_get("/keys", keys)
+    server = await aiohttp_server(app)
+    now = time.time()
+    checked = tokens_for(str(server.make_url("/keys")), issuer=None, audience=None)
+    checked._clock = lambda: now
+    await checked.start()
+    claims = {"sub": "u1", "exp": now + 3600}
+    assert (await checked.check(signed(claims, first, "ES256", kid=first.kid))).user == "u1"
+    served.append(second)
+    with pytest.raises(BadToken):
+        await checked.check(signed(claims, second, "ES256", kid=second.kid))
+    now += 61
+    assert (await checked.check(signed(claims, second, "ES256", kid=second.kid))).user == "u1"
+    assert asked == 2
+
+
+async def test_a_key_set_that_cannot_be_fetched_refuses_to_start() -> None:
+    with pytest.raises(Misconfigured, match="CHATSERVER_JWT_KEY"):
+        await tokens_for("http://127.0.0.1:1/keys", issuer=None, audience=None).start()
+
+
+async def test_tokens_of_the_tests_are_good() -> None:
+    assert (await Tokens(SECRET).check(token("u1"))).user == "u1"

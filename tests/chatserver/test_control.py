@@ -1,0 +1,134 @@
+"""Nodes that were cut off while operators acted: they catch up, and until then nobody slips through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from tests.chatserver.client import ChatClient
+from tests.chatserver.conftest import Chat, RunningNode
+from tests.servers import Server
+from tests.waiting import until
+
+
+async def cut_off_node(chat: Chat, server: Server, start_proxy: Callable[..., Any]) -> tuple[RunningNode, Any]:
+    """A second node, behind a proxy; the first one handles the commands."""
+    proxy = await start_proxy(server)
+    await chat.start_node("node-a")
+    await chat.done("room.open", "room:lobby")
+    return await chat.start_node("node-b", redis_url=proxy.url, drain_seconds=1), proxy
+
+
+async def answers(client: ChatClient, wanted: str) -> bool:
+    answer = await client.say("lobby", "x")
+    return bool(answer.get("code", answer["type"]) == wanted)
+
+
+async def test_a_node_that_was_cut_off_catches_up_with_every_sanction(
+    chat: Chat, server: Server, start_proxy: Callable[..., Any]
+) -> None:
+    node, proxy = await cut_off_node(chat, server, start_proxy)
+    users = ["kicked", "banned", "muted", "turned-out", "barred"]
+    clients = {user: await chat.client(node, user, "lobby") for user in users}
+    proxy.cut()
+    await chat.done("user.kick", "user:kicked")
+    await chat.done("user.ban", "user:banned")
+    await chat.done("user.mute", "user:muted")
+    await chat.done("member.kick", "room:lobby", {"user": "turned-out"})
+    await chat.done("member.ban", "room:lobby", {"user": "barred"})
+    assert await answers(clients["muted"], "unavailable")
+    proxy.heal()
+    assert await clients["kicked"].close_code() == 4503
+    assert await clients["banned"].close_code() == 4504
+    await clients["muted"].push("sanction", kind="mute")
+    await clients["turned-out"].push("sanction", kind="kick", room="lobby")
+    await clients["barred"].push("sanction", kind="ban", room="lobby")
+    assert await answers(clients["muted"], "muted")
+    assert await answers(clients["turned-out"], "not_joined")
+    assert (await clients["barred"].ask("join", room="lobby"))["code"] == "banned"
+
+
+async def test_a_kick_that_no_channel_tells_any_more_is_found_in_the_state(
+    chat: Chat, server: Server, start_proxy: Callable[..., Any]
+) -> None:
+    node, proxy = await cut_off_node(chat, server, start_proxy)
+    kicked, turned_out = await chat.client(node, "u1", "lobby"), await chat.client(node, "u2", "lobby")
+    proxy.cut()
+    await chat.done("user.kick", "user:u1")
+    await chat.done("member.kick", "room:lobby", {"user": "u2"})
+    for shard in range(chat.bridge.shards):
+        await chat.bridge.redis.call("DEL", chat.bridge.keys.log(shard, "control"))
+    proxy.heal()
+    assert await kicked.close_code() == 4503
+    await turned_out.push("sanction", kind="kick", room="lobby")
+    assert await answers(turned_out, "not_joined")
+    back = await chat.client(node, "u1", "lobby")
+    assert await answers(back, "ok")
+
+
+async def test_messages_that_a_cut_off_node_missed_reach_its_members_in_order(
+    chat: Chat, server: Server, start_proxy: Callable[..., Any]
+) -> None:
+    node, proxy = await cut_off_node(chat, server, start_proxy)
+    speaker, listener = await chat.client(chat.nodes[0], "u1", "lobby"), await chat.client(node, "u2", "lobby")
+    await speaker.say("lobby", "0")
+    proxy.cut()
+    for i in range(1, 50):
+        await speaker.say("lobby", str(i))
+    proxy.heal()
+    await speaker.say("lobby", "50")
+    assert [m["text"] for m in await listener.pushes("message", 51)] == [str(i) for i in range(51)]
+
+
+async def test_members_of_a_room_whose_history_is_gone_begin_anew(chat: Chat, node: RunningNode) -> None:
+    client = await chat.client(node, "u1", "lobby")
+    await client.say("lobby", "x")
+    await chat.bridge.redis.call("FLUSHALL")
+    await until(lambda: _opens(chat))
+    assert await client.close_code() == 4004
+    back = await chat.client(node, "u1", "lobby")
+    assert await answers(back, "ok")
+
+
+async def _opens(chat: Chat) -> bool:
+    return (await chat.operate("room.open", "room:lobby")).state == "done"
+
+
+async def test_sessions_and_members_are_listed_and_gone_when_they_go(chat: Chat, node: RunningNode) -> None:
+    bridge, subject = chat.bridge, "user:u1"
+    key = bridge.keys.state(bridge.shard_of(subject), subject, "sessions")
+    rooms = bridge.keys.state(bridge.shard_of(subject), subject, "session:rooms")
+    client = await chat.client(node, "u1", "lobby", name='Ann "the" 앤')
+    (listed,) = await bridge.redis.call("ZRANGE", key, 0, -1)
+    session = client.ready["session"]
+    assert orjson.loads(listed)[:2] == [session, "node-a"]
+    assert orjson.loads(listed)[3] == 'Ann "the" 앤'
+    await until(lambda: _is(bridge.redis.call("HGET", rooms, session), b'["lobby"]'))
+    await client.socket.close()
+    await until(lambda: _is(bridge.redis.call("EXISTS", key, rooms), 0))
+
+
+async def _is(call: Any, value: object) -> bool:
+    return bool(await call == value)
+
+
+LASTING = ("settings", "deleted", "rooms", "sanctions", "muted", "banned", "channel", "commands", "settled", "epoch",
+           "incarnation", "lease", "asleep", "{meta}", "{nodes}")  # fmt: skip
+
+
+async def test_what_clients_leave_behind_goes_by_itself(chat: Chat, node: RunningNode) -> None:
+    await chat.done("room.slow_mode", "room:lobby", {"seconds": 1})
+    client = await chat.client(node, "u1", "lobby")
+    await client.say("lobby", "x", nonce="n1")
+    await chat.done("member.kick", "room:lobby", {"user": "u1"})
+    await chat.done("user.mute", "user:u1", {"seconds": 60})
+    await chat.done("user.warn", "user:u1", {"text": "x"})
+    await chat.done("user.kick", "user:u1")
+    await client.close_code()
+    redis = chat.bridge.redis
+    for raw in await redis.call("KEYS", "*"):
+        name = raw.decode()
+        if not any(word in name.removeprefix("chat:").split(":", 1)[-1] or word in name for word in LASTING):
+            assert await redis.call("PTTL", raw) > 0, name

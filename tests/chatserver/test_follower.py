@@ -1,0 +1,188 @@
+"""A channel is followed without a gap, whatever happens to the subscription and to the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from bridge.channels import Channel
+from bridge.client import Bridge
+from bridge.envelope import Position, Publication
+from chatserver.follower import Follower, _after
+from tests.servers import Server
+from tests.waiting import until
+
+ROOM = Channel.of_subject("room:lobby", 4)
+
+
+def log(*places: tuple[str, int]) -> list[Publication]:
+    return [Publication("room:lobby", epoch, offset, "message", 0, {}) for epoch, offset in places]
+
+
+@pytest.mark.parametrize(
+    ("at", "entries", "following"),
+    [
+        (Position("", 0), log(), []),
+        (Position("", 0), log(("a", 1), ("a", 2)), [1, 2]),
+        (Position("", 0), log(("a", 2)), None),
+        (Position("a", 5), log(("a", 5)), []),
+        (Position("a", 5), log(("a", 5), ("a", 6), ("a", 7)), [6, 7]),
+        (Position("a", 5), log(("a", 5), ("b", 6)), [6]),
+        (Position("a", 5), log(("a", 6)), [6]),
+        (Position("a", 5), log(("b", 6)), None),
+        (Position("a", 5), log(("b", 5), ("b", 6)), None),
+        (Position("a", 5), log(("a", 7)), None),
+        (Position("a", 5), log(("a", 5), ("a", 7)), None),
+        (Position("a", 5), log(), None),
+    ],
+    ids=[
+        "nothing was ever there", "from the start", "the start is gone", "nothing new", "what came",
+        "another life of the server", "ours was trimmed", "ours was trimmed and another life", "ours was lost",
+        "some were trimmed", "a hole", "all is gone",
+    ],
+)  # fmt: skip
+def test_what_follows_a_place(at: Position, entries: list[Publication], following: list[int] | None) -> None:
+    found = _after(at, entries)
+    assert (found if found is None else [p.offset for p in found]) == following
+
+
+class Followed:
+    """A follower under test, what it delivered and how often it lost its way."""
+
+    def __init__(self, bridge: Bridge, tasks: asyncio.TaskGroup) -> None:
+        self.texts: list[str] = []
+        self.losses = self.reconnections = 0
+        self.follower = Follower(
+            ROOM,
+            channels=bridge.channels,
+            subscriptions=bridge.subscriptions,
+            keys=bridge.keys,
+            spawn=tasks.create_task,
+            deliver=lambda publication: self.texts.append(publication.data["text"]),
+            lost=self._lost,
+            reconnected=self._reconnected,
+        )
+
+    def _lost(self) -> None:
+        self.losses += 1
+
+    def _reconnected(self) -> None:
+        self.reconnections += 1
+
+
+@pytest.fixture
+async def operator(server: Server) -> AsyncIterator[Bridge]:
+    async with Bridge.connect(server.url, shards=4) as bridge:
+        yield bridge
+
+
+@pytest.fixture
+async def cut_off(server: Server, start_proxy: Callable[..., Any]) -> AsyncIterator[tuple[Followed, Any]]:
+    """A follower whose connections go through a proxy."""
+    proxy = await start_proxy(server)
+    async with Bridge.connect(proxy.url, shards=4) as bridge, asyncio.TaskGroup() as tasks:
+        followed = Followed(bridge, tasks)
+        await followed.follower.subscribe()
+        yield followed, proxy
+        followed.follower.close()
+
+
+async def publish(bridge: Bridge, first: int, last: int) -> Position | None:
+    place = None
+    for i in range(first, last + 1):
+        place = await bridge.channels.publish(ROOM, "message", {"text": str(i)})
+    return place
+
+
+def numbers(first: int, last: int) -> list[str]:
+    return [str(i) for i in range(first, last + 1)]
+
+
+async def test_what_came_before_the_place_is_left_out_and_the_rest_delivered(
+    operator: Bridge, cut_off: tuple[Followed, Any]
+) -> None:
+    followed, _ = cut_off
+    place = await publish(operator, 1, 3)
+    await publish(operator, 4, 5)
+    assert place is not None
+    followed.follower.begin(place)
+    await publish(operator, 6, 6)
+    await until(lambda: len(followed.texts) >= 3)
+    assert followed.texts == numbers(4, 6)
+
+
+async def test_a_dropped_subscription_misses_nothing(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
+    followed, proxy = cut_off
+    followed.follower.begin(Position("", 0))
+    for round in range(3):
+        first = 1 + round * 30
+        await publish(operator, first, first + 9)
+        proxy.cut()
+        await publish(operator, first + 10, first + 19)
+        proxy.heal()
+        await publish(operator, first + 20, first + 29)
+        await until(lambda last=first + 29: len(followed.texts) >= last)
+    assert followed.texts == numbers(1, 90)
+    assert followed.reconnections >= 3
+    assert followed.losses == 0
+
+
+async def test_silence_is_noticed_without_a_publication(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
+    followed, proxy = cut_off
+    followed.follower.begin(Position("", 0))
+    proxy.drop()
+    await publish(operator, 1, 1)
+    await until(lambda: followed.texts == ["1"])
+
+
+async def test_more_than_the_log_holds_is_told_as_lost(server: Server, start_proxy: Callable[..., Any]) -> None:
+    proxy = await start_proxy(server)
+    async with (
+        Bridge.connect(server.url, shards=4, history_length=10) as operator,
+        Bridge.connect(proxy.url, shards=4, history_length=10) as bridge,
+        asyncio.TaskGroup() as tasks,
+    ):
+        followed = Followed(bridge, tasks)
+        await followed.follower.subscribe()
+        followed.follower.begin(Position("", 0))
+        proxy.cut()
+        await publish(operator, 1, 300)
+        proxy.heal()
+        await until(lambda: followed.losses == 1)
+        place = await publish(operator, 301, 301)
+        assert place is not None
+        followed.follower.begin(place)
+        await publish(operator, 302, 302)
+        await until(lambda: followed.texts[-1:] == ["302"])
+        assert followed.texts == ["302"]
+        followed.follower.close()
+
+
+async def test_a_restarted_server_that_lost_nothing_is_followed_on(own_server: Server) -> None:
+    async with Bridge.connect(own_server.url, shards=4) as bridge, asyncio.TaskGroup() as tasks:
+        followed = Followed(bridge, tasks)
+        await followed.follower.subscribe()
+        followed.follower.begin(Position("", 0))
+        before = await publish(bridge, 1, 5)
+        await own_server.restart()
+        await bridge.redis.up()
+        after = await publish(bridge, 6, 8)
+        await until(lambda: len(followed.texts) >= 8)
+        assert before is not None
+        assert after is not None
+        assert before.epoch != after.epoch
+        assert followed.texts == numbers(1, 8)
+        assert followed.losses == 0
+        followed.follower.close()
+
+
+async def test_a_channel_that_begins_again_is_told_as_lost(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
+    followed, _ = cut_off
+    followed.follower.begin(Position("", 0))
+    await publish(operator, 1, 5)
+    await operator.redis.call("FLUSHALL")
+    await publish(operator, 6, 6)
+    await until(lambda: followed.losses == 1)

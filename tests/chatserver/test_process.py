@@ -1,0 +1,153 @@
+"""A node as a process: how it starts, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.client import Bridge
+from tests.chatserver.client import SECRET, connected, signed_in, token
+from tests.servers import Server
+from tests.waiting import until
+
+Spawn = Callable[..., "Process"]
+
+
+class Process:
+    """``python -m chatserver`` with these settings."""
+
+    def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "CHATSERVER_"))}
+        self._errors = directory / f"stderr-{id(self):x}"
+        with self._errors.open("wb") as errors:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "chatserver", *arguments],
+                env={**inherited, "PYTHONPATH": str(Path.cwd()), **settings},
+                cwd=directory,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+
+    async def ready(self) -> dict[str, Any]:
+        assert self.popen.stdout is not None
+        line = await asyncio.to_thread(self.popen.stdout.readline)
+        assert line, self.errors
+        return dict(json.loads(line))
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(asyncio.to_thread(self.popen.wait), 30)
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+
+@pytest.fixture
+async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
+    spawned: list[Process] = []
+
+    def start(*arguments: str, **settings: str) -> Process:
+        spawned.append(Process(tmp_path, *arguments, **settings))
+        return spawned[-1]
+
+    yield start
+    for process in spawned:
+        process.popen.kill()
+        process.popen.wait()
+        assert process.popen.stdout is not None
+        process.popen.stdout.close()
+
+
+def settings(server: Server, **more: str) -> dict[str, str]:
+    return {
+        "BRIDGE_REDIS_URL": server.url,
+        "BRIDGE_SHARDS": "4",
+        "CHATSERVER_JWT_KEY": SECRET,
+        "CHATSERVER_PORT": "0",
+        "CHATSERVER_NODE_NAME": "node-p",
+        **more,
+    }
+
+
+async def test_it_says_where_it_serves_and_ends_cleanly(server: Server, spawn: Spawn, tmp_path: Path) -> None:
+    process = spawn("--ready-file", str(tmp_path / "ready.json"), **settings(server))
+    where = await process.ready()
+    assert where["name"] == "node-p"
+    assert where["pid"] == process.popen.pid
+    await until((tmp_path / "ready.json").exists)
+    assert json.loads((tmp_path / "ready.json").read_text()) == where
+    assert where["health_url"].endswith("/healthz")
+    async with connected(where["url"]) as client:
+        await client.send(type="auth", id=1, token=token("u1"))
+        assert (await client.answer(1))["type"] == "ready"
+        process.popen.send_signal(signal.SIGTERM)
+        await client.push("reconnect")
+        assert await client.close_code() == 1012
+    assert await process.ended() == 0
+    assert "Traceback" not in process.errors
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"BRIDGE_REDIS_URL": ""}, ["BRIDGE_REDIS_URL", "unix://"]),
+        ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, ["nowhere.sock"]),
+        ({"BRIDGE_REDIS_URL": "http://x"}, ["redis://"]),
+        ({"CHATSERVER_JWT_KEY": ""}, ["CHATSERVER_JWT_KEY", "32"]),
+        ({"CHATSERVER_JWT_KEY": "short"}, ["CHATSERVER_JWT_KEY", "32"]),
+        ({"CHATSERVER_JWT_KEY": "file:/nowhere/key"}, ["CHATSERVER_JWT_KEY", "/nowhere/key"]),
+        ({"CHATSERVER_PORT": "high"}, ["CHATSERVER_PORT", "'high'"]),
+        ({"CHATSERVER_NODE_NAME": "-a"}, ["CHATSERVER_NODE_NAME", "'-a'"]),
+        ({"CHATSERVER_COLOUR": "blue"}, ["CHATSERVER_COLOUR", "CHATSERVER_PORT"]),
+        ({"CHATSERVER_WORDS_FILE": "/nowhere/words"}, ["CHATSERVER_WORDS_FILE", "/nowhere/words"]),
+        ({"BRIDGE_PLUGINS": "no_such_module"}, ["BRIDGE_PLUGINS", "no_such_module"]),
+        ({"BRIDGE_SHARDS": "0"}, ["BRIDGE_SHARDS"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_impossible_settings_are_refused_by_name_with_the_remedy(
+    server: Server, spawn: Spawn, changed: dict[str, str], told: list[str]
+) -> None:
+    process = spawn(**{**settings(server), **changed})
+    assert await process.ended() == (1 if told == ["nowhere.sock"] else 2)
+    assert "Traceback" not in process.errors
+    for word in told:
+        assert word in process.errors
+    assert SECRET not in process.errors
+
+
+async def test_a_killed_node_s_clients_go_on_elsewhere_and_sanctions_hold(server: Server, spawn: Spawn) -> None:
+    first = spawn(**settings(server, CHATSERVER_NODE_NAME="node-1"))
+    second = spawn(**settings(server, CHATSERVER_NODE_NAME="node-2"))
+    nodes = {(await p.ready())["url"]: p for p in (first, second)}
+    one, two = nodes
+    async with Bridge.connect(server.url, shards=4) as operator:
+
+        async def done(type: str, subject: str, payload: dict[str, Any]) -> None:
+            receipt = await operator.publish(type, subject, payload, by="op")
+            outcome = await operator.outcome(receipt.id, wait=10)
+            assert outcome is not None
+            assert outcome.state == "done", outcome
+
+        await done("room.open", "room:lobby", {})
+        async with signed_in(one, "u1", "lobby") as client:
+            said = await client.say("lobby", "before")
+            place = await client.ask("join", room="lobby")
+            nodes[one].popen.kill()
+            await client.close_code()
+        await done("member.mute", "room:lobby", {"user": "u1"})
+        async with signed_in(two, "u1") as client:
+            since = {"epoch": place["epoch"], "offset": said["offset"] - 1}
+            joined = await client.ask("join", room="lobby", since=since)
+            assert joined["recovered"] is True
+            assert [m["text"] for m in joined["messages"]] == ["before"]
+            assert (await client.say("lobby", "after"))["code"] == "muted"

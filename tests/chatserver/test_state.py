@@ -1,0 +1,114 @@
+"""The scripts of chat state, where a websocket cannot reach: their deadlines and their rarer answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from bridge.chat.state import Member
+from bridge.client import Bridge
+from chatserver.frames import Refused, Since
+from chatserver.state import BATCH, LATE_MS, MAX_SESSIONS, ChatState, Membership, SessionKey
+from tests.servers import Server
+from tests.waiting import until
+
+ANN = Member("u1", "Ann", "node-a", "s1")
+
+
+@pytest.fixture
+async def bridge(server: Server) -> AsyncIterator[Bridge]:
+    async with Bridge.connect(server.url, shards=4) as connected:
+        shard = connected.shard_of("room:lobby")
+        fields = ("title", "Lobby", "state", "open", "slow_mode_s", 0, "opened_at", 1)
+        await connected.redis.call("HSET", connected.keys.state(shard, "room:lobby", "settings"), *fields)
+        yield connected
+
+
+@pytest.fixture
+def state(bridge: Bridge) -> ChatState:
+    return ChatState(bridge, "node-a")
+
+
+async def test_what_was_read_too_long_ago_allows_nothing(state: ChatState) -> None:
+    now = await state.read_user("u1")
+    for late in (LATE_MS + 500, -LATE_MS - 500):
+        with pytest.raises(Refused) as refused:
+            await state.say(ANN, "lobby", "x", None, replace(now, now=now.now - late))
+        assert refused.value.code == "unavailable"
+    said = await state.say(ANN, "lobby", "x", None, await state.read_user("u1"))
+    assert said.offset == 1
+
+
+async def test_a_say_that_changes_nothing_writes_nothing(state: ChatState, bridge: Bridge) -> None:
+    with pytest.raises(Refused):
+        await state.say(ANN, "nowhere", "x", "n1", await state.read_user("u1"))
+    assert [k for k in await bridge.redis.call("KEYS", "*") if b"nowhere" in k] == []
+
+
+async def test_younger_sessions_take_the_place_of_older_ones(state: ChatState) -> None:
+    async def open_session(number: int) -> SessionKey:
+        key = SessionKey("u1", f"s{number}", "Ann")
+        (listed,) = await state.keep_sessions([key])
+        assert not listed.replaced
+        return replace(key, began=listed.began)
+
+    first = await open_session(0)
+    await until(lambda: _later(state, first))
+    for number in range(1, MAX_SESSIONS + 1):
+        await open_session(number)
+    (told,) = await state.keep_sessions([first])
+    assert told.replaced
+
+
+async def _later(state: ChatState, key: SessionKey) -> bool:
+    return key.began is not None and (await state.read_user(key.user)).now > key.began
+
+
+async def test_many_sessions_and_members_are_kept_in_batches_and_answered_in_order(
+    state: ChatState, bridge: Bridge
+) -> None:
+    keys = [SessionKey(f"u{i}", f"s{i}", f"Name {i}") for i in range(3 * BATCH)]
+    listed = await state.keep_sessions(keys)
+    assert all(now.user.sanctions == {} and not now.replaced for now in listed)
+    shard = bridge.shard_of("room:r7")
+    await bridge.redis.call("SET", bridge.keys.state(shard, "room:r7", "banned:u7"), "{}")
+    await bridge.redis.call("SET", bridge.keys.state(bridge.shard_of("room:r8"), "room:r8", "kicked:u8"), 2000)
+    members = [Membership(f"r{i}", Member(f"u{i}", "x", "node-a", f"s{i}"), 1000) for i in range(3 * BATCH)]
+    answers = await state.keep_members(members)
+    assert {i: answer for i, answer in enumerate(answers) if answer} == {7: "ban", 8: "kick"}
+    changed = await state.changed_presence({m.room: b"" for m in members})
+    assert sorted(changed) == sorted(m.room for m in members if m.room not in ("r7", "r8"))
+    again = await state.changed_presence({room: version for room, (version, _) in changed.items()})
+    assert again == {}
+
+
+async def test_a_place_of_an_earlier_life_of_the_server_is_known_while_the_log_holds_it(own_server: Server) -> None:
+    async with Bridge.connect(own_server.url, shards=4) as bridge:
+        shard = bridge.shard_of("room:lobby")
+        fields = ("title", "Lobby", "state", "open", "slow_mode_s", 0, "opened_at", 1)
+        await bridge.redis.call("HSET", bridge.keys.state(shard, "room:lobby", "settings"), *fields)
+        state = ChatState(bridge, "node-a")
+        for text in ("1", "2"):
+            await state.say(ANN, "lobby", text, None, await state.read_user("u1"))
+        before = (await state.join("lobby", ANN, None, 50)).position
+        await own_server.restart()
+        await bridge.redis.up()
+        await state.say(ANN, "lobby", "3", None, await state.read_user("u1"))
+        joined = await state.join("lobby", ANN, Since(epoch=before.epoch, offset=before.offset), 50)
+        assert joined.position.epoch != before.epoch
+        assert joined.recovered
+        assert [p.data["text"] for p in joined.publications] == ["3"]
+        forged = await state.join("lobby", ANN, Since(epoch="f" * 24, offset=before.offset), 50)
+        assert not forged.recovered
+
+
+async def test_ended_sanctions_leave_the_index(state: ChatState, bridge: Bridge) -> None:
+    key = bridge.keys.shared(2, "sanctions")
+    now = (await state.read_user("u1")).now
+    await bridge.redis.call(
+        "ZADD", key, now - 5000, "room:a|mute|u1", now + 60_000, "room:a|mute|u2", "+inf", "user:u3|ban"
+    )
+    await state.forget_ended_sanctions()
+    assert sorted(await bridge.redis.call("ZRANGE", key, 0, -1)) == [b"room:a|mute|u2", b"user:u3|ban"]

@@ -1,0 +1,83 @@
+"""Kills and pauses at random, for minutes: every accepted command takes effect once, in its room's order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from bridge.client import Bridge
+from tests.faults.audit import audit, conclude, drained
+from tests.faults.fleet import Fleet, Member
+from tests.faults.load import Load
+from tests.faults.pace import elapsed
+from tests.figures import Figures
+from tests.servers import Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+NODES = ("a", "b", "c", "d", "e")
+KILLS = PAUSES = 55
+COMMANDS = 5_000
+
+
+class Chaos:
+    """Kills and pauses members, never all of them at a time."""
+
+    def __init__(self, fleet: Fleet, chance: random.Random, lease_s: float) -> None:
+        self.faults: list[float] = []
+        self._fleet, self._chance, self._lease_s = fleet, chance, lease_s
+        self._well = set(NODES)
+
+    async def kill_one(self) -> None:
+        member = self._pick()
+        member.kill()
+        await member.ended()
+        await elapsed(self._chance.uniform(0, 1))
+        await self._fleet.start(member.name)
+        self._well.add(member.name)
+
+    async def pause_one(self) -> None:
+        member = self._pick()
+        member.stop()
+        await elapsed(self._lease_s + self._chance.uniform(0.2, 1.5))
+        member.cont()
+        self._well.add(member.name)
+
+    def _pick(self) -> Member:
+        name = self._chance.choice(sorted(self._well))
+        self._well.discard(name)
+        self.faults.append(time.time() * 1000)
+        return self._fleet.members[name]
+
+
+async def test_random_kills_and_pauses(
+    own_server: Server, bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
+) -> None:
+    if not full:
+        pytest.skip("takes minutes: make faults")
+    client = own_server.client()
+    await fleet.start(*NODES)
+    chaos = Chaos(fleet, chance, bridge.settings.lease_seconds)
+
+    async def killing() -> None:
+        for _ in range(KILLS):
+            await elapsed(chance.uniform(0, 2))
+            await chaos.kill_one()
+
+    async def pausing() -> None:
+        for _ in range(PAUSES):
+            await elapsed(chance.uniform(0, 0.5))
+            await chaos.pause_one()
+
+    async with Load(bridge, per_s=60) as load:
+        async with asyncio.TaskGroup() as mischief:
+            mischief.create_task(killing())
+            mischief.create_task(pausing())
+        if load.count < COMMANDS:
+            await load.more(COMMANDS - load.count, timeout=300)
+    await drained(client, bridge)
+    books = await audit(client, bridge, load)
+    waits = [(done - accepted) / 1000 for accepted, done in books.times]
+    conclude(f"chaos: {KILLS} kills and {PAUSES} pauses", books, len(chaos.faults), waits, figures)

@@ -1,0 +1,114 @@
+"""Handlers that do what they must not: kill their process, take long, hang, raise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bridge.client import Bridge
+from bridge.envelope import Outcome
+from bridge.telemetry import Acquired, Buried, Retried, Settled, Started
+from tests.faults.fleet import Fleet
+from tests.faults.ledger import LEDGER, Dying
+from tests.figures import Figures
+from tests.servers import Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+LEASE_S = 0.5
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """One shard, so that every subject shares it with the culprit."""
+    return {"shards": 1, "lease_seconds": LEASE_S, "handler_seconds": 1.0, "max_attempts": 3, "backoff_seconds": 0.1}
+
+
+async def test_a_handler_that_kills_its_process_is_buried_alone(
+    own_server: Server, bridge: Bridge, fleet: Fleet, figures: Figures
+) -> None:
+    await fleet.start("a", "b", "c", "d")
+    killer = (await bridge.publish("fault.die", "room:killer", {}, by="test")).id
+    others = [await publish(bridge, f"room:r{i}", n) for i in range(20) for n in range(3)]
+    after = await publish(bridge, "room:killer", 1)
+    await fleet.events.wait_for_many(2, Dying)
+    others += [await publish(bridge, f"room:late{i}", 0) for i in range(5)]  # while it still goes about
+    buried = await fleet.events.wait_for(Buried, id=killer)
+
+    assert (await ended(bridge, after)).state == "done"
+    assert {(await ended(bridge, id)).state for id in others} == {"done"}
+    deaths = fleet.events.all(Dying)
+    assert len(deaths) == bridge.settings.max_deaths
+    assert (buried.code, len(fleet.events.all(Buried))) == ("killed_its_node", 1)
+    letters = await bridge.dead.page(limit=10)
+    assert [(letter.id, letter.attempts) for letter in letters.items] == [(killer, bridge.settings.max_deaths)]
+    died_at = (await ended(bridge, killer)).timeline[-1].at
+    meanwhile = [id for id in others if (await ended(bridge, id)).timeline[-1].at < died_at]
+    assert meanwhile
+    figures.report("a handler that kills its process", deaths=len(deaths), buried=1, done_meanwhile=len(meanwhile),
+                   others=len(others))  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{"shards": 1, "lease_seconds": LEASE_S}])
+async def test_a_handler_that_takes_longer_than_the_lease_runs_once(
+    own_server: Server, bridge: Bridge, fleet: Fleet, full: bool
+) -> None:
+    seconds = 8.0 if full else 1.2
+    await fleet.start("a", "b")
+    slow = (await bridge.publish("fault.linger", "room:slow", {"n": 0, "seconds": seconds}, by="test")).id
+    behind, beside = await publish(bridge, "room:slow", 1), await publish(bridge, "room:quick", 0)
+    assert (await ended(bridge, beside)).state == "done"
+    outcome = await ended(bridge, slow)
+    assert (outcome.state, outcome.attempts) == ("done", 1)
+    assert (await ended(bridge, behind)).state == "done"
+    await fleet.events.wait_for(Settled, id=behind)
+    assert len(fleet.events.all(Started, id=slow)) == 1
+    assert [line[b"n"] for line in await lines(own_server, bridge, "room:slow")] == [b"0", b"1"]
+    assert len(fleet.events.all(Acquired)) <= 2  # nobody took the shard but to share it out
+
+
+async def test_a_handler_that_hangs_is_cut_at_its_limit(own_server: Server, bridge: Bridge, fleet: Fleet) -> None:
+    await fleet.start("a")
+    hanging = (await bridge.publish("fault.hang", "room:h", {}, by="test")).id
+    behind, beside = await publish(bridge, "room:h", 0), await publish(bridge, "room:other", 0)
+    assert (await ended(bridge, beside)).state == "done"
+    outcome = await ended(bridge, hanging)
+    assert (outcome.state, outcome.attempts) == ("dead", bridge.settings.max_attempts)
+    assert outcome.error is not None
+    assert outcome.error.code == "timed_out"
+    assert (await ended(bridge, behind)).state == "done"
+    steps = [step for step in outcome.timeline if step.state in ("handling", "retrying")]
+    for started, cut in zip(steps[::2], steps[1::2], strict=False):
+        assert 1000 <= cut.at - started.at < 1500
+
+
+async def test_a_handler_that_raises_is_tried_again_and_its_subject_waits(
+    own_server: Server, bridge: Bridge, fleet: Fleet
+) -> None:
+    await fleet.start("a")
+    failing = (await bridge.publish("fault.fail", "room:f", {"n": 0, "until": 3}, by="test")).id
+    behind, beside = await publish(bridge, "room:f", 1), await publish(bridge, "room:other", 0)
+    assert (await ended(bridge, behind)).state == "done"
+    outcome = await ended(bridge, failing)
+    assert (outcome.state, outcome.attempts) == ("done", 3)
+    retries = fleet.events.all(Retried, id=failing)
+    assert [(retry.attempt, retry.after_s) for retry in retries] == [(1, 0.1), (2, 0.2)]
+    written = await lines(own_server, bridge, "room:f")
+    assert [(line[b"n"], line[b"before"]) for line in written] == [(b"0", b""), (b"1", b"0")]
+    assert (await ended(bridge, beside)).timeline[-1].at < outcome.timeline[-1].at
+
+
+async def publish(bridge: Bridge, room: str, n: int) -> str:
+    return (await bridge.publish("ledger.add", room, {"n": n}, by="test")).id
+
+
+async def ended(bridge: Bridge, id: str) -> Outcome:
+    outcome = await bridge.outcome(id, wait=20)
+    assert outcome is not None
+    assert outcome.ended, outcome
+    return outcome
+
+
+async def lines(server: Server, bridge: Bridge, room: str) -> list[dict[bytes, bytes]]:
+    entries: Any = await server.client().xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
+    return [line for _, line in entries]

@@ -1,0 +1,61 @@
+"""Connections cut, held and delayed between a node and the server, and between the publisher and the server."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bridge.client import Bridge
+from tests.faults.audit import audit, conclude, drained
+from tests.faults.fleet import Fleet
+from tests.faults.ledger import registry
+from tests.faults.load import Load
+from tests.faults.pace import elapsed
+from tests.figures import Figures
+from tests.proxy import Proxy
+from tests.servers import Server
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+FAULTS: dict[str, tuple[Callable[[Proxy], None], float]] = {
+    "connections reset": (lambda proxy: proxy.drop(), 0.0),
+    "refused": (lambda proxy: proxy.cut(), 2.5),
+    "nothing arrives": (lambda proxy: proxy.black_hole(), 2.5),
+    "answers are lost": (lambda proxy: proxy.black_hole(requests=False), 2.5),
+    "80 ms late": (lambda proxy: proxy.delay(0.08), 1.5),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_connection_that_fails_costs_nothing_but_time(
+    own_server: Server,
+    fleet: Fleet,
+    start_proxy: Callable[..., Any],
+    fault: str,
+    chance: random.Random,
+    full: bool,
+    figures: Figures,
+) -> None:
+    inflict, seconds = FAULTS[fault]
+    node_side, publisher_side = await start_proxy(own_server), await start_proxy(own_server)
+    client = own_server.client()
+    await fleet.start("a", "b")
+    await fleet.start("c", url=node_side.url)
+    faults = []
+    async with Bridge.connect(publisher_side.url, registry=registry) as bridge:
+        async with Load(bridge) as load:
+            for _ in range(10 if full else 1):
+                for proxy in (node_side, publisher_side):
+                    await load.more(chance.randrange(50, 100))
+                    faults.append(time.time() * 1000)
+                    inflict(proxy)
+                    await elapsed(seconds)
+                    proxy.heal()
+                await load.more(200)
+        await drained(client, bridge)
+        books = await audit(client, bridge, load)
+        conclude(f"{fault}: a node, then the publisher", books, len(faults), books.waits(faults), figures)
