@@ -17,6 +17,7 @@ from bridge.link import Endpoint, Link
 
 SLOTS = 16384
 SENTINEL_PORT, CLUSTER_PORT = 26379, 6379
+BELIEVED_AFTER_S = 5.0  # an account of an older past than we have seen: all of it was set up anew
 NEXT_AFTER_S = 0.1  # without an answer another cluster node is asked as well
 T = TypeVar("T")
 _CHOICES = (
@@ -79,6 +80,22 @@ class Single:
         return Placement((self._endpoint,))
 
 
+class _Doubt:
+    """Whether to wait for better knowledge: what contradicts what we know is believed once it has lasted."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def about(self, contradiction: bool) -> bool:
+        now = asyncio.get_running_loop().time()
+        if not contradiction:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        return now - self._since < BELIEVED_AFTER_S
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class _Named:
     """What a sentinel says; the largest is the newest."""
@@ -91,13 +108,16 @@ class _Named:
 class Sentinel:
     """The primary of one service. Most sentinels must have answered: one that was cut off names one of the past.
 
-    A primary of the past may believe in itself for seconds, so only the newest that was named is asked to agree.
+    A primary of the past may believe in itself for seconds, so only the newest that was named is asked to agree,
+    and whoever names an older one than we have seen is not believed, unless that lasts.
     """
 
     fixed = False
 
     def __init__(self, sentinels: Sequence[Endpoint], service: str, like: Endpoint) -> None:
         self._sentinels, self._service, self._like = sentinels, service, like
+        self._newest = (0, False)
+        self._doubt = _Doubt()
 
     async def look(self, timeout: float) -> Placement:
         answers, faults = await _first(
@@ -106,6 +126,8 @@ class Sentinel:
         )
         if not answers:
             raise _complaint(f"no sentinel knows a primary of {self._service!r}", faults)
+        if self._doubt.about((max(answers).epoch, max(answers).promoted) < self._newest):
+            raise Unreachable(f"the sentinels that answer have not heard of the fail-over of {self._service!r} yet")
         votes = Counter(answers)
         names = sorted(
             {named for named in answers if named.epoch == max(answers).epoch},
@@ -114,8 +136,9 @@ class Sentinel:
         agreeing, faults = await _first([self._confirm(named, timeout) for named in names])
         if not agreeing:
             raise Unreachable("; ".join(map(str, faults)))
-        newest = max(agreeing, key=lambda agreed: names.index(agreed[0]))
-        return Placement((newest[1],))
+        named, endpoint = max(agreeing, key=lambda agreed: names.index(agreed[0]))
+        self._newest = (named.epoch, named.promoted)
+        return Placement((endpoint,))
 
     async def _ask(self, sentinel: Endpoint, timeout: float) -> _Named:
         try:
@@ -151,15 +174,24 @@ class _Seen:
     well: bool  # it is in touch with the majority, and all slots are served
     epoch: int
     ranges: Sequence[Any]
+    epochs: dict[bytes, int]  # of each primary's claim to its slots; the highest is right
 
 
 class Cluster:
-    """The slots of a cluster, as the first node tells that sees it well; without one, as the one that knows most."""
+    """The slots of a cluster, as the first node tells that sees it well; without one, as the one that knows most.
+
+    A node that has not heard of a fail-over yet would send us back to the primary of the past. So each slot stays
+    with the highest claim that was seen, as in the cluster itself, unless everybody contradicts that for long.
+    """
 
     fixed = False
 
     def __init__(self, seeds: Sequence[Endpoint], like: Endpoint) -> None:
         self._known, self._like = list(seeds), like
+        self._seen: _Seen | None = None
+        self._placed = Placement(())
+        self._claims: list[tuple[int, Endpoint | None]] = [(-1, None)] * SLOTS  # per slot
+        self._doubt, self._doubted = _Doubt(), False
 
     async def look(self, timeout: float) -> Placement:
         answers, faults = await _first(
@@ -170,11 +202,16 @@ class Cluster:
         seen = max(answers, key=lambda seen: (seen.well, seen.epoch), default=None)
         if seen is None:
             raise _complaint("no cluster node tells its slots", faults)
-        return self._placement(seen.by, seen.ranges)
+        if self._seen is None or self._doubted or (seen.ranges, seen.epochs) != (self._seen.ranges, self._seen.epochs):
+            self._placed = self._placement(seen)
+            self._seen = seen
+        return self._placed
 
     async def _ask(self, node: Endpoint, timeout: float) -> _Seen:
         try:
-            info, ranges = await _call(node, timeout, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
+            info, ranges, nodes = await _call(
+                node, timeout, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"), ("CLUSTER", "NODES")
+            )
         except ServerError as error:
             if "cluster support disabled" in str(error):
                 raise Misconfigured(f"{node} is no cluster node; use redis://{node}") from None
@@ -182,19 +219,28 @@ class Cluster:
         facts = dict(line.split(":", 1) for line in _text(info).split("\r\n") if ":" in line)
         if not ranges:
             raise Unreachable(f"{node}: no slots are served")
-        return _Seen(node, facts["cluster_state"] == "ok", int(facts["cluster_current_epoch"]), ranges)
+        rows = [row.split(" ") for row in _text(nodes).splitlines()]
+        epochs = {id.encode(): int(epoch) for id, _, _, _, _, _, epoch, *_ in rows}
+        return _Seen(node, facts["cluster_state"] == "ok", int(facts["cluster_current_epoch"]), ranges, epochs)
 
-    def _placement(self, told_by: Endpoint, ranges: Sequence[Any]) -> Placement:
-        owners, primaries, others = [-1] * SLOTS, [], []
-        for first, last, primary, *replicas in ranges:
-            endpoint = self._endpoint(told_by, primary)
-            if endpoint not in primaries:
-                primaries.append(endpoint)
-            owners[first : last + 1] = [primaries.index(endpoint)] * (last - first + 1)
-            others += [self._endpoint(told_by, replica) for replica in replicas]
+    def _placement(self, seen: _Seen) -> Placement:
+        claims: list[tuple[int, Endpoint | None]] = [(-1, None)] * SLOTS
+        others = []
+        for first, last, primary, *replicas in seen.ranges:
+            claim = seen.epochs.get(primary[2], 0), self._endpoint(seen.by, primary)
+            claims[first : last + 1] = [claim] * (last - first + 1)
+            others += [self._endpoint(seen.by, replica) for replica in replicas]
+        outdated = any(new[0] < old[0] for new, old in zip(claims, self._claims, strict=True) if new[1] is not None)
+        self._doubted = self._doubt.about(outdated)
+        if self._doubted:
+            pairs = zip(claims, self._claims, strict=True)
+            claims = [old if new[1] is not None and new[0] < old[0] else new for new, old in pairs]
+        self._claims = claims
+        primaries = tuple(dict.fromkeys(endpoint for _, endpoint in claims if endpoint is not None))
+        index: dict[Endpoint | None, int] = {endpoint: i for i, endpoint in enumerate(primaries)}
         # Next time those are asked that serve now; the seeds stay last.
         self._known = list(dict.fromkeys([*primaries, *others, *self._known]))[:64]
-        return Placement(tuple(primaries), tuple(owners))
+        return Placement(primaries, tuple(index.get(endpoint, -1) for _, endpoint in claims))
 
     def _endpoint(self, told_by: Endpoint, node: Sequence[Any]) -> Endpoint:
         # Without a name it is the address that we came by.
