@@ -433,8 +433,9 @@ class Watched(Topology):
             await self._hold_writes(primary)
         await ask(self.helpers[0], "SENTINEL", "FAILOVER", SERVICE)
         replica = await self.promoted(primary)
-        if how == "planned":
-            await until(_has_role(primary, "slave"), what="the old primary is a replica")
+        if how == "planned":  # sentinels would wait for it until the pause is over
+            await ask(primary, "REPLICAOF", "127.0.0.1", replica.port)
+            await ask(primary, "CONFIG", "REWRITE")
             await ask(primary, "CLIENT", "UNPAUSE")
         return replica
 
@@ -485,7 +486,7 @@ class Watcher(Server):
             f"sentinel myid {self.id}",
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {len(topology.helpers) // 2 + 1}",
             f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
-            f"sentinel failover-timeout {SERVICE} 5000",
+            f"sentinel failover-timeout {SERVICE} 2000",
             f"sentinel parallel-syncs {SERVICE} {len(replicas)}",
             *(f"sentinel known-replica {SERVICE} 127.0.0.1 {replica.port}" for replica in replicas),
             *(
