@@ -306,28 +306,37 @@ def _text(answer: bytes | str) -> str:
 def topology_of(url: str) -> Topology:
     """Read a URL. Raises Misconfigured with the choices."""
     scheme = urlsplit(url).scheme
+    if scheme not in ("redis+sentinel", "redis+cluster"):
+        return Single(endpoint_of(url))
     try:
-        if scheme in ("unix", "redis", "rediss"):
-            return Single(_endpoint(url))
-        if scheme in ("redis+sentinel", "redis+cluster"):
-            return _several(url, scheme)
+        return _several(url, scheme)
+    except (ValueError, TypeError) as error:
+        raise _unusable(error) from None
+
+
+def endpoint_of(url: str) -> Endpoint:
+    """Read the URL of one server. Raises Misconfigured with the choices."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("unix", "redis", "rediss"):
+        raise Misconfigured(f"{scheme!r} is no Redis URL scheme here; {_CHOICES}")
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+        is_tls = options.pop("connection_class", None) is SSLConnection
+        return Endpoint(
+            path=options.get("path"),
+            host=options.get("host", "localhost"),
+            port=options.get("port", 6379),
+            username=options.get("username"),
+            password=options.get("password"),
+            database=int(options.get("db", 0)),
+            tls=SSLConnection(**options).ssl_context.get() if is_tls else None,
+        )
     except (ValueError, TypeError, OSError) as error:
-        raise Misconfigured(f"the Redis URL cannot be used: {error}; {_CHOICES}") from None
-    raise Misconfigured(f"{scheme or url!r} is no Redis URL scheme here; {_CHOICES}")
+        raise _unusable(error) from None
 
 
-def _endpoint(url: str) -> Endpoint:
-    options: dict[str, Any] = dict(parse_url(url))
-    is_tls = options.pop("connection_class", None) is SSLConnection
-    return Endpoint(
-        path=options.get("path"),
-        host=options.get("host", "localhost"),
-        port=options.get("port", 6379),
-        username=options.get("username"),
-        password=options.get("password"),
-        database=int(options.get("db", 0)),
-        tls=SSLConnection(**options).ssl_context.get() if is_tls else None,
-    )
+def _unusable(error: Exception) -> Misconfigured:
+    return Misconfigured(f"the Redis URL cannot be used: {error}; {_CHOICES}")
 
 
 def _several(url: str, scheme: str) -> Topology:

@@ -24,7 +24,7 @@ async def test_commands_and_broadcasts_work_as_on_one_server(topology: Topology,
 
 @pytest.mark.parametrize("how", ["planned", "killed", "stopped"])
 async def test_what_survives_a_fail_over_took_effect_once_and_in_order(
-    topology: Topology, party: Party, how: str, figures: Figures
+    topology: Topology, party: Party, how: str, full: bool, figures: Figures
 ) -> None:
     async with party.broadcasts() as broadcasts, party.load() as load:
         await load.more(100)
@@ -60,12 +60,12 @@ async def test_what_survives_a_fail_over_took_effect_once_and_in_order(
         books.lost.clear()
     books.clean()
     heard.clean()
-    if topology.kind == "cluster":
+    if full and topology.kind == "cluster":
         assert write_gap(load) < (0.5 if how == "planned" else 3)
         assert heard.silence_s < heard.gap_s + 0.5
 
 
-@pytest.mark.parametrize("how", ["FORCE", "TAKEOVER"])
+@pytest.mark.parametrize("how", ["FORCE", pytest.param("TAKEOVER", marks=pytest.mark.slow)])
 async def test_a_forced_fail_over_of_a_cluster_keeps_what_was_replicated(
     cluster: ManyServers, party: Party, how: str
 ) -> None:
@@ -94,6 +94,7 @@ async def test_sentinels_promote_while_the_primary_still_takes_writes(sentinel: 
     (await broadcasts.heard()).clean()
 
 
+@pytest.mark.slow
 async def test_a_primary_that_is_back_before_anybody_replaced_it_has_everything(
     topology: Topology, party: Party
 ) -> None:

@@ -56,7 +56,7 @@ async def test_shards_move_with_nothing_lost_and_in_order(
     )
     books.clean()
     heard.clean()
-    assert max(write_gap(load), heard.silence_s) < 1
+    assert not full or max(write_gap(load), heard.silence_s) < 1
 
 
 async def test_a_subscription_follows_its_slot_though_nobody_calls(
@@ -111,6 +111,7 @@ async def test_scripts_that_every_server_forgot_are_sent_again(cluster: ManyServ
     (await broadcasts.heard()).clean()
 
 
+@pytest.mark.slow
 async def test_a_cluster_without_its_majority_takes_nothing_and_goes_on_later(
     cluster: ManyServers, party: Party
 ) -> None:
@@ -146,7 +147,10 @@ async def test_a_node_that_was_cut_off_is_not_believed(start_topology: Callable[
     async def seen() -> int:
         return len((await look.look(1)).primaries)
 
-    await until(lambda: ask(alone, "CLUSTER", "SLOTS"))
+    async def has_noticed() -> bool:
+        return b"cluster_state:fail" in await ask(alone, "CLUSTER", "INFO")
+
+    await until(has_noticed)
     assert await seen() == 3
     for other in others:
         other.kill()
