@@ -15,7 +15,10 @@ from bridge.errors import Misconfigured
 from bridge.shards import DEFAULT_SHARDS
 from bridge.verdict import Limits
 
-URL_CHOICES = "embedded://PATH, unix://PATH, redis://HOST:PORT, rediss://HOST:PORT"
+URL_CHOICES = (
+    "embedded://PATH, unix://PATH, redis://HOST:PORT, rediss://HOST:PORT, "
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, redis+cluster://HOST:PORT,HOST:PORT"
+)
 
 S = TypeVar("S", bound="Settings")
 

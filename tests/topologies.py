@@ -167,6 +167,15 @@ class Topology(ABC):
         roles = await asyncio.gather(*map(role, self.servers))
         return [server for server, is_ in zip(self.servers, roles, strict=True) if is_ == "master"]
 
+    async def synced(self, *servers: Server) -> None:
+        """Until a primary and replicas of its have the same."""
+
+        async def equal() -> bool:
+            facts = [_facts(await ask(server, "INFO", "replication")) for server in servers]
+            return len({fact.get("slave_repl_offset", fact["master_repl_offset"]) for fact in facts}) == 1
+
+        await until(equal, what="the replicas have everything")
+
     async def flush_scripts(self) -> None:
         """Every server forgets every script."""
         await asyncio.gather(*(ask(server, "SCRIPT", "FLUSH") for server in self.servers))
@@ -442,12 +451,7 @@ class Watched(Topology):
     async def _hold_writes(self, primary: Server) -> None:
         """Writes wait until the primary is a replica, which refuses them; replicas have all that went before."""
         await ask(primary, "CLIENT", "PAUSE", 10_000, "WRITE")
-
-        async def equal() -> bool:
-            facts = [_facts(await ask(server, "INFO", "replication")) for server in self.servers]
-            return len({fact.get("slave_repl_offset", fact["master_repl_offset"]) for fact in facts}) == 1
-
-        await until(equal, what="the replicas have everything")
+        await self.synced(*self.servers)
 
     async def promoted(self, instead_of: Server, timeout: float = 20) -> Server:
         async def found() -> Server | None:

@@ -18,7 +18,7 @@ from bridge.envelope import Position, Publication
 from bridge.errors import BridgeError
 from bridge.telemetry import Joined
 from tests.faults.audit import Audit, audit
-from tests.faults.ledger import registry
+from tests.faults.ledger import LEDGER, registry
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.recorder import Recorder
@@ -88,6 +88,11 @@ class Party:
     async def audit(self, load: Load) -> Audit:
         """Compare what was accepted with the ledgers."""
         return await audit(_Reader(self.publisher), self.publisher, load)  # type: ignore[arg-type]
+
+    async def ledger(self, room: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """What took effect in a room, in order."""
+        bridge = self.publisher
+        return await _Reader(bridge).xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
 
     async def survivors(self, books: Audit) -> list[str]:
         """Of the lost commands those that the servers know of: none may be."""

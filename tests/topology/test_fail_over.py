@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bridge.telemetry import Settled, Started
 from tests.figures import Figures
-from tests.topologies import ManyServers, Topology, Watched
+from tests.recorder import Recorder
+from tests.topologies import ManyServers, Topology, Watched, ask
 from tests.topology.party import Party, longest_wait, write_gap
 
 
@@ -110,3 +112,27 @@ async def test_a_primary_that_is_back_before_anybody_replaced_it_has_everything(
         books.lost.clear()
     books.clean()
     (await broadcasts.heard()).clean()
+
+
+async def test_what_was_handled_on_a_lost_past_is_handled_again_in_order(
+    cluster: ManyServers, events: Recorder
+) -> None:
+    """The first command's settling is lost with the primary while the second is being handled."""
+    async with Party.meet(cluster.url, events, nodes=("node-a",)) as party:
+        bridge, room = party.publisher, "room:r0"
+        primary = await cluster.owner(bridge.keys.commands(bridge.shard_of(room)))
+        (replica,) = await cluster.replicas(primary)
+        first = await bridge.publish("fault.linger", room, {"n": 1, "seconds": 1}, by="test")
+        second = await bridge.publish("fault.linger", room, {"n": 2, "seconds": 3}, by="test")
+        await events.wait_for(Started, id=first.id)
+        await cluster.synced(primary, replica)
+        cluster.stop(replica)
+        await ask(primary, "CLIENT", "KILL", "TYPE", "replica")
+        await events.wait_for(Settled, id=first.id)
+        await events.wait_for(Started, id=second.id)
+        primary.kill()
+        cluster.cont(replica)
+        await events.wait_for_many(2, Settled, id=first.id)
+        await events.wait_for(Settled, id=second.id)
+        assert [line[b"n"] for _, line in await party.ledger(room)] == [b"1", b"2"]
+        assert [line[b"before"] for _, line in await party.ledger(room)] == [b"", b"1"]
