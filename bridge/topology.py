@@ -176,6 +176,11 @@ class _Seen:
     ranges: Sequence[Any]
     epochs: dict[bytes, int]  # of each primary's claim to its slots; the highest is right
 
+    @property
+    def served(self) -> int:
+        """How many slots have a primary."""
+        return sum(last - first + 1 for first, last, *_ in self.ranges)
+
 
 class Cluster:
     """The slots of a cluster, as the first node tells that sees it well; without one, as the one that knows most.
@@ -199,7 +204,7 @@ class Cluster:
             enough=lambda answers: answers[-1].well,
             next_after_s=NEXT_AFTER_S,
         )
-        seen = max(answers, key=lambda seen: (seen.well, seen.epoch), default=None)
+        seen = max(answers, key=lambda seen: (seen.well, seen.epoch, seen.served), default=None)
         if seen is None:
             raise _complaint("no cluster node tells its slots", faults)
         if self._seen is None or self._doubted or (seen.ranges, seen.epochs) != (self._seen.ranges, self._seen.epochs):
