@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,14 +20,9 @@ from backoffice.config import BackofficeSettings
 from backoffice.listening import listening
 from bridge.config import BridgeSettings, load
 from bridge.errors import BridgeError, Misconfigured
+from bridge.logs import configure
+from bridge.process import new_event_loop, write_json
 from bridge.registry import load_plugins
-
-try:
-    import uvloop
-except ImportError:  # an extra
-    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-else:
-    new_event_loop = uvloop.new_event_loop
 
 log = structlog.get_logger("backoffice")
 
@@ -39,7 +33,7 @@ def main() -> None:
                                      "and BRIDGE_* variables.")  # fmt: skip
     parser.add_argument("--ready-file", type=Path, help="written, as JSON, once it serves")
     options = parser.parse_args()
-    _log_to_stderr()
+    configure()
     try:
         settings, bridge = load(BackofficeSettings), load(BridgeSettings)
         load_plugins(bridge.plugins)
@@ -60,7 +54,7 @@ async def serve(settings: BackofficeSettings, bridge: BridgeSettings, ready_file
         _collect_seldom()
         if not _is_loopback(settings.host):
             log.warning("tokens travel in plain HTTP beyond this machine: put a TLS proxy in front", url=url)
-        _announce(orjson.dumps({"url": url, "pid": os.getpid()}).decode(), ready_file)
+        _announce({"url": url, "pid": os.getpid()}, ready_file)
         await stop.wait()
 
 
@@ -71,13 +65,11 @@ def _collect_seldom() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def _announce(line: str, ready_file: Path | None) -> None:
-    sys.stdout.write(line + "\n")
+def _announce(where: Mapping[str, str | int], ready_file: Path | None) -> None:
+    sys.stdout.write(orjson.dumps(where).decode() + "\n")
     sys.stdout.flush()
     if ready_file is not None:
-        unfinished = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-        unfinished.write_text(line)
-        unfinished.replace(ready_file)
+        write_json(ready_file, where)
 
 
 def _is_loopback(host: str) -> bool:
@@ -85,19 +77,6 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _end(why: str, status: int) -> None:

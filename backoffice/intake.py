@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from multidict import MultiMapping
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from backoffice.problems import Fault, Problem, invalid
-from bridge.envelope import IDEMPOTENCY_KEY, MAX_DEPTH, depth
+from bridge.envelope import IDEMPOTENCY_KEY, MAX_DEPTH, depth, shard_of_id
+from bridge.errors import Invalid
 from bridge.registry import faults as faults_of
 
 BODY_BYTES = 1 << 20
@@ -29,6 +31,17 @@ _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _FIRST_INEXACT = 2.0**63
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def _command_id(given: str) -> str:
+    try:
+        shard_of_id(given)
+    except Invalid as error:
+        raise PydanticCustomError("command_id", "{text}", {"text": str(error)}) from None
+    return given
+
+
+CommandId = Annotated[str, AfterValidator(_command_id), WithJsonSchema({"type": "string", "pattern": r"^\d+-\d+-\d+$"})]
 
 
 class Body(BaseModel):
@@ -95,9 +108,12 @@ def check_query(model: type[M], request: web.Request, faults: list[Fault]) -> M 
         return None
 
 
-def idempotency_key(headers: Mapping[str, str], faults: list[Fault]) -> str | None:
+def idempotency_key(headers: MultiMapping[str], faults: list[Fault]) -> str | None:
     """The header's value, None if it is absent; a bad one is added to ``faults``."""
-    key = headers.get(IDEMPOTENCY_HEADER)
+    key, *more = headers.getall(IDEMPOTENCY_HEADER, (None,))
+    if more:
+        faults.append(Fault(f":{IDEMPOTENCY_HEADER}", "repeated", "the header is given more than once"))
+        return None
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         faults.append(Fault(f":{IDEMPOTENCY_HEADER}", "invalid", "write 1-200 visible ASCII characters"))
         return None

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis as RedisPy
 
 from bridge.client import Bridge
+from bridge.effects import Effects
 from bridge.embedded import EmbeddedServer
 from bridge.envelope import Command, Envelope
-from bridge.effects import Effects
 from bridge.registry import Registry
 
 SUBJECTS = 1000

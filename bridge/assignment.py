@@ -45,7 +45,6 @@ class Assignment:
         self._free_since: dict[int, float] = {}
         self._stopgap_until: dict[int, float] = {}
         self._renewed_at = 0.0
-        self.handled = 0  # by shards that were given up since
 
     @property
     def workers(self) -> Collection[Worker]:
@@ -137,7 +136,6 @@ class Assignment:
             subscription = self._rings.pop(shard, None)
             if subscription is not None:
                 self._subscriptions.unsubscribe(subscription)
-            self.handled += worker.handled
             del self._workers[shard], self._tasks[shard]
             self._stopgap_until.pop(shard, None)
             self._telemetry.emit(Released(self._node, shard))

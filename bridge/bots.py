@@ -44,9 +44,16 @@ _STAY_AWAY = range(4500, 5000)  # close codes after which a client does not come
 class Bot:
     """One user. ``run`` until cancelled; nodes that are gone, kicks, mutes and bans do not end it."""
 
-    def __init__(self, name: str, nodes: Callable[[], Sequence[str]], token: Callable[[], Awaitable[str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        nodes: Callable[[], Sequence[str]],
+        token: Callable[[], Awaitable[str]],
+        say: Callable[[str], None],
+    ) -> None:
         self.name = name
-        self._nodes, self._ask_token = nodes, token
+        self._nodes, self._ask_token, self._say = nodes, token, say
+        self._told = ""  # why it is turned away, until it is let in again
         self._turn = itertools.count(list(CAST).index(name))  # so that all nodes have guests
         self._token = ""  # asked for once, so that bots stay when the back office does not
         self._rooms = CAST[name]
@@ -60,7 +67,9 @@ class Bot:
                 nodes = self._nodes()
                 await self._visit(nodes[next(self._turn) % len(nodes)])
             except ConnectionClosed as closed:
-                code = closed.rcvd.code if closed.rcvd is not None else 0
+                code, why = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (0, "")
+                if code in _STAY_AWAY:
+                    self._tell_once(f"{self.name} is turned away: {code} {why}".rstrip())
                 if code in _TOKEN_IS_BAD:
                     self._token = ""
                 elif code in _STAY_AWAY:
@@ -88,10 +97,16 @@ class Bot:
     async def _hear(self, socket: ClientConnection, frame: Mapping[str, Any]) -> None:
         match frame:
             case {"type": "ready"} | {"type": "error", "code": "not_joined"}:
+                self._told = ""
                 for room in self._rooms:
                     await self._send(socket, "join", room=room)
             case {"type": "ping"}:
                 await socket.send(b'{"type":"pong"}', text=True)
+
+    def _tell_once(self, line: str) -> None:
+        if line != self._told:
+            self._say(line)
+        self._told = line
 
     async def _talk(self, socket: ClientConnection) -> None:
         while True:

@@ -28,12 +28,13 @@ class NotServing(BridgeError):
 
 
 class Child:
-    """A service. Its output goes to ``<name>.log`` in ``directory``; it says where it serves in a ready file."""
+    """A service. ``directory`` is its working directory: no ``.env`` but one there is read. Its output goes to
+    ``<name>.log`` in it; it says where it serves in a ready file."""
 
     def __init__(self, name: str, module: str, directory: Path, environment: Mapping[str, str], port: int = 0) -> None:
         self.name = name
         self.told: dict[str, Any] = {}  # what its ready file said
-        self._module, self._environment = module, environment
+        self._module, self._environment, self._directory = module, environment, directory
         self._wanted_port = self._port = port
         self._log, self._ready = directory / f"{name}.log", directory / f"{name}.ready"
         self._process: asyncio.subprocess.Process | None = None
@@ -53,6 +54,7 @@ class Child:
             self._process = await asyncio.create_subprocess_exec(
                 *guarded([sys.executable, "-m", self._module, "--ready-file", os.fspath(self._ready)]),
                 env={**self._environment, f"{self._module.upper()}_PORT": str(self._port)},
+                cwd=self._directory,
                 stdin=asyncio.subprocess.PIPE if needs_pipe() else asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

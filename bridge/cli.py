@@ -156,6 +156,8 @@ def nodes(as_json: Json = False) -> None:
     found = [asdict(node) for node in _look(lambda bridge: bridge.nodes())]
     for node in found:
         del node["rates"]  # told by shard
+        if node["state"] == "dead":
+            node |= {"sessions": 0, "rooms": 0}  # what it had went with it
         if not as_json:
             node["shards"] = len(node["shards"])
     print_list(found, columns, as_json)
@@ -277,14 +279,10 @@ def _look(read: Callable[[Bridge], Awaitable[T]]) -> T:
     """What ``read`` finds in Redis."""
     from bridge.client import Bridge
     from bridge.config import BridgeSettings, load
-    from bridge.errors import Unreachable
 
     async def look() -> T:
-        try:
-            async with Bridge.connect(load(BridgeSettings)) as bridge:
-                return await read(bridge)
-        except Unreachable as error:
-            raise Unreachable(f"Redis does not answer: {error}; is BRIDGE_REDIS_URL right?") from None
+        async with Bridge.connect(load(BridgeSettings)) as bridge:
+            return await read(bridge)
 
     return asyncio.run(look())
 

@@ -82,7 +82,11 @@ class Bridge:
         telemetry = telemetry or Telemetry()
         async with contextlib.AsyncExitStack() as stack:
             url = await _server_url(config.redis_url.get_secret_value(), stack)
-            redis = await Redis.connect(url, telemetry=telemetry, timeout=timeout, scripts=_SCRIPTS)
+            try:
+                redis = await Redis.connect(url, telemetry=telemetry, timeout=timeout, scripts=_SCRIPTS)
+            except Unreachable as error:
+                setting = "BRIDGE_REDIS_URL" if isinstance(where, BridgeSettings) else "its URL"
+                raise Unreachable(f"Redis does not answer: {error}; is {setting} right?") from None
             stack.push_async_callback(redis.close)
             await self_check.check_server(redis, config)
             await self_check.check_meta(redis, Keys(config.namespace), config)

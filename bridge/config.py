@@ -94,7 +94,7 @@ class BridgeSettings(Settings):
     shards: int = Field(DEFAULT_SHARDS, ge=1, le=1024)
     lease_seconds: float = Field(1.5, ge=0.5, le=60)
     max_attempts: int = Field(5, ge=1, le=100)
-    max_deaths: int = Field(3, ge=1, le=100)
+    max_deaths: int = Field(3, ge=2, le=100)
     handler_seconds: float = Field(10, gt=0, le=3600)
     backoff_seconds: float = Field(0.2, gt=0, le=10)
     max_in_flight: int = Field(100, ge=1, le=10_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import heapq
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CODES = ("undecodable", "unknown_version", "unknown_type", "too_large", "attempt
          "timed_out", "effects_failed", "superseded")  # fmt: skip
 MOST_A_CALL = 1000
 _CHUNK = 50
+_CURSOR = re.compile(r"(\d{1,16})-(\d{1,16})-(\d{1,5})", re.ASCII)
 _NOT_REPEATED = frozenset({b"id", b"origin", b"by", b"at", b"idem", b"expires", b"reason"})
 
 
@@ -230,10 +232,10 @@ def _start(before: tuple[int, int, int] | None) -> str:
 def _parse(cursor: str | None) -> tuple[int, int, int] | None:
     if cursor is None:
         return None
-    try:
-        ms, seq, shard = (int(part) for part in cursor.split("-"))
-    except ValueError:
-        raise Invalid("this cursor was not given by this list", path="?cursor") from None
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise Invalid("this cursor was not given by this list", path="?cursor")
+    ms, seq, shard = map(int, match.groups())
     return -ms, -seq, shard
 
 

@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import orjson
-
 from bridge.bots import CAST, ROOMS, Bot
 from bridge.child import Child, NotServing, describe
 from bridge.embedded import EmbeddedServer
 from bridge.errors import BridgeError, Misconfigured
+from bridge.process import write_json
 from bridge.rest import RestApi
 
 HOST = "127.0.0.1"
@@ -40,6 +39,8 @@ _AGAIN_FIRST_S, _AGAIN_MOST_S = 0.2, 5.0  # between two starts of a service that
 # Set for every service by the demo, or meant for the command line: what the shell has of these is not handed on.
 _NOT_INHERITED = ("BRIDGE_REDIS_URL", "BACKOFFICE_URL", "BACKOFFICE_TOKEN", "BACKOFFICE_DEMO_CHAT_KEY",
                   "CHATSERVER_JWT_ISSUER", "CHATSERVER_JWT_AUDIENCE", "CHATSERVER_PUBLIC_URL")  # fmt: skip
+_PREFIXES = ("BRIDGE_", "BACKOFFICE_", "CHATSERVER_")
+_WORDS = "CHATSERVER_WORDS_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Demo:
     async def _start(self) -> None:
         logs = self._directory / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
-        shared = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        shared = _inherited(Path.cwd())
         shared["BRIDGE_REDIS_URL"] = self._server.url
         office = {"HOST": HOST, "API_TOKENS": f"{CALLER}:admin:{self._token}", "DEMO_CHAT_KEY": self._chat_key}
         node = {"HOST": HOST, "JWT_KEY": self._chat_key, "DRAIN_SECONDS": f"{DRAIN_S:g}"}
@@ -116,7 +117,7 @@ class Demo:
     async def _chat(self) -> None:
         async with self._api() as api, asyncio.TaskGroup() as chatting:
             for name in CAST:
-                chatting.create_task(Bot(name, self._node_urls, partial(_chat_token, api, name)).run())
+                chatting.create_task(Bot(name, self._node_urls, partial(_chat_token, api, name), say).run())
 
     def _node_urls(self) -> list[str]:
         """Of nodes that run; of all where none does."""
@@ -141,7 +142,7 @@ class Demo:
             say(f"the server serves again, process {self._server.pid}")
 
     def _write_ready(self) -> None:
-        """Whole or not at all, and for its owner only: it has the API token. Written again when a process changes."""
+        """For its owner only: it has the API token. Written again when a process changes."""
         path = self._options.ready_file
         if path is None:
             return
@@ -155,11 +156,7 @@ class Demo:
             "pids": pids | {node.name: node.pid for node in self._nodes},
             "rooms": list(ROOMS),
         }
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_bytes(orjson.dumps(ready))
-        draft.replace(path)
+        write_json(path, ready, mode=0o600)
 
     def _tell(self) -> None:
         office, first = self._backoffice.told["url"], self._nodes[0]
@@ -220,6 +217,18 @@ async def _first_error_only() -> AsyncIterator[None]:
         raise error from None
 
 
+def _inherited(here: Path) -> dict[str, str]:
+    """The shell's variables, for services that run elsewhere: modules and files are found from ``here`` still."""
+    shared = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    for name, value in shared.items():
+        if value.startswith("file:") and name.startswith(_PREFIXES):
+            shared[name] = f"file:{here / value.removeprefix('file:')}"
+    if words := shared.get(_WORDS):
+        shared[_WORDS] = words if words.startswith("file:") else os.fspath(here / words)
+    shared["PYTHONPATH"] = os.pathsep.join(filter(None, (os.fspath(here), shared.get("PYTHONPATH"))))  # for plugins
+    return shared
+
+
 def _prefixed(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
     return {f"{prefix}_{name}": value for name, value in settings.items()}
 
@@ -269,6 +278,7 @@ async def serve(options: Options) -> None:
 @contextlib.contextmanager
 def _directory(data: Path | None) -> Iterator[Path]:
     if data is not None:
+        data = data.absolute()
         try:
             data.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

@@ -65,6 +65,11 @@ class Effects:
         self._arguments = 0
         self._bytes = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of all values together."""
+        return self._bytes
+
     def set(self, name: str, value: Value, seconds: float | None = None, *, shared: bool = False) -> Self:
         """Store ``value``, for ``seconds`` (None = for good; less than a millisecond = delete)."""
         if seconds is None:

@@ -5,29 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
 from bridge.errors import BridgeError, Invalid, TooLarge
 
-SCHEMA_VERSION = "1"
 MAX_ENTRY_BYTES = 64 * 1024  # all field names and values of one stream entry
+RESERVED_BYTES = 128  # of these, for what is added when the entry is accepted
 MAX_DEPTH = 16  # nesting of a payload; orjson reads 1,024 levels, more than repr() stands
 MAX_REASON_CHARS = 500
+MAX_BY_CHARS = 100
 MAX_EXPIRES_IN_S = 604_800
 MAX_KEY_CHARS = 200
+YEAR_10000 = 253_402_300_800_000  # ms since the epoch; calendars end before it
 
 SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:[A-Za-z0-9._@+-]{1,64}", re.ASCII)
 TYPE = re.compile(r"(?=.{1,64}$)[a-z][a-z0-9_]*(\.[a-z0-9_]+)+", re.ASCII)
-COMMAND_ID = re.compile(r"(\d{1,5})-(\d{1,16})-(\d{1,20})", re.ASCII)
+COMMAND_ID = re.compile(r"(\d{1,5})-(\d{1,15})-(\d{1,19})", re.ASCII)
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", re.ASCII)
 
 State = str  # scheduled accepted handling retrying done rejected expired dead cancelled
 ENDED: frozenset[State] = frozenset({"done", "rejected", "expired", "dead", "cancelled"})
 
-_TOLD = (b"type", b"subject", b"by")
+_TOLD = (b"type", b"subject", b"by", b"reason", b"origin")
 
 P = TypeVar("P")
 StateValue = str | dict[str, str] | list[str] | None
@@ -41,9 +44,10 @@ class BadEntry(BridgeError):
         self.code = code  # undecodable, unknown_version or too_large
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """One command as it stands on its shard's stream."""
+
+    # A tuple, as everything of which one is made per command: a frozen dataclass takes three times as long to make.
 
     id: str  # public id, "<shard>-<ms>-<seq>"
     entry_id: str  # its id on the stream; the public id's tail unless the entry was written again
@@ -77,7 +81,7 @@ class Envelope:
                 flat += (name, value.encode())
         if self.expires is not None:
             flat += (b"expires", b"%d" % self.expires)
-        size = sum(map(len, flat))
+        size = sum(map(len, flat)) + RESERVED_BYTES
         if size > MAX_ENTRY_BYTES:
             raise TooLarge(size, MAX_ENTRY_BYTES)
         return flat
@@ -85,6 +89,8 @@ class Envelope:
 
 def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
     """Read one entry's fields (names and values in turn). Raises BadEntry with the cause."""
+    if not flat:
+        raise BadEntry("undecodable", "deleted from the stream while it was pending")
     if sum(map(len, flat)) > MAX_ENTRY_BYTES:
         raise BadEntry("too_large", f"{sum(map(len, flat))} bytes are over the limit of {MAX_ENTRY_BYTES}")
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -93,16 +99,16 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
         raise BadEntry("undecodable" if version is None else "unknown_version", f"schema version {version!r}, not b'1'")
     try:
         return Envelope(
-            id=_public_id(shard, entry_id, fields.get(b"id")),
-            entry_id=entry_id,
-            shard=shard,
-            type=_matching(TYPE, fields, b"type"),
-            subject=_matching(SUBJECT, fields, b"subject"),
-            payload=fields[b"payload"],
-            by=fields[b"by"].decode(),
-            at=_required(_number(fields, b"at"), b"at"),
-            reason=_text(fields, b"reason"),
-            expires=_number(fields, b"expires"),
+            _public_id(shard, entry_id, fields.get(b"id")),
+            entry_id,
+            shard,
+            _type(fields[b"type"]),
+            _subject(fields[b"subject"]),
+            fields[b"payload"],
+            _by(fields[b"by"]),
+            _milliseconds(b"at", fields[b"at"]),
+            reason=_reason(fields.get(b"reason")),
+            expires=_milliseconds(b"expires", fields[b"expires"]) if b"expires" in fields else None,
             idem=_text(fields, b"idem"),
             origin=_text(fields, b"origin"),
             traceparent=_text(fields, b"traceparent"),
@@ -119,8 +125,20 @@ def decode_or_stand_in(shard: int, entry_id: str, flat: Sequence[bytes]) -> tupl
         return decode(shard, entry_id, flat), None
     except BadEntry as error:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        type_, subject, by = (fields.get(name, b"").decode(errors="replace")[:200] for name in _TOLD)
-        return Envelope(f"{shard}-{entry_id}", entry_id, shard, type_, subject, b"null", by, 0), error
+        type_, subject, by, reason, origin = (fields.get(name, b"").decode(errors="replace")[:500] for name in _TOLD)
+        told = Envelope(
+            f"{shard}-{entry_id}",
+            entry_id,
+            shard,
+            type_,
+            subject,
+            b"null",
+            by,
+            0,
+            reason or None,
+            origin=origin or None,
+        )
+        return told, error
 
 
 def check_subject(subject: str, *, kind: str | None = None) -> None:
@@ -134,7 +152,7 @@ def check_subject(subject: str, *, kind: str | None = None) -> None:
 def shard_of_id(id: str) -> int:
     """The shard that a command id names. Raises Invalid if it is no command id."""
     match = COMMAND_ID.fullmatch(id)
-    if match is None:
+    if match is None or int(match[2]) >= YEAR_10000:
         raise Invalid(f"{id!r} is no command id; these look like 7-1795301838720-41")
     return int(match[1])
 
@@ -143,16 +161,39 @@ def _public_id(shard: int, entry_id: str, given: bytes | None) -> str:
     if given is None:
         return f"{shard}-{entry_id}"
     match = COMMAND_ID.fullmatch(given.decode())
-    if match is None or int(match[1]) != shard:
+    if match is None or int(match[1]) != shard or int(match[2]) >= YEAR_10000:
         raise ValueError(f"field 'id' {given!r} is no command id of shard {shard}")
     return match[0]
 
 
-def _matching(pattern: re.Pattern[str], fields: Mapping[bytes, bytes], name: bytes) -> str:
-    value = fields[name].decode()
-    if not pattern.fullmatch(value):
-        raise ValueError(f"field {name.decode()!r} {value[:80]!r} breaks the naming rules")
-    return value
+@lru_cache(1000)  # there are few types, and many commands of each
+def _type(value: bytes) -> str:
+    return _matching(TYPE, "type", value)
+
+
+def _subject(value: bytes) -> str:
+    return _matching(SUBJECT, "subject", value)
+
+
+def _matching(pattern: re.Pattern[str], name: str, value: bytes) -> str:
+    text = value.decode()
+    if not pattern.fullmatch(text):
+        raise ValueError(f"field {name!r} {text[:80]!r} breaks the naming rules")
+    return text
+
+
+def _by(value: bytes) -> str:
+    by = value.decode()
+    if not 1 <= len(by) <= MAX_BY_CHARS:
+        raise ValueError(f"field 'by' has {len(by)} characters, not 1-{MAX_BY_CHARS}")
+    return by
+
+
+def _reason(value: bytes | None) -> str | None:
+    reason = None if value is None else value.decode()
+    if reason is not None and len(reason) > MAX_REASON_CHARS:
+        raise ValueError(f"field 'reason' has {len(reason)} characters; it may have {MAX_REASON_CHARS}")
+    return reason
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
@@ -160,18 +201,12 @@ def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     return None if value is None else value.decode()
 
 
-def _required(value: int | None, name: bytes) -> int:
-    if value is None:
-        raise KeyError(name)
-    return value
-
-
-def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    number = int(value)
-    if not 0 <= number < 1 << 53:  # what every reader of the JSON can hold
+def _milliseconds(name: bytes, value: bytes) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number < YEAR_10000:
         raise ValueError(f"field {name.decode()!r} is no time in milliseconds: {value[:40]!r}")
     return number
 

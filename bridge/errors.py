@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_RETRY_AFTER_S = 3600.0
+
 
 class BridgeError(Exception):
     """Anything this library raises on purpose."""
@@ -79,6 +81,10 @@ class NotTaken(Unreachable):
     """No server took the call: not connected, moving, loading. Nothing was done."""
 
 
+class StateUnavailable(Unreachable):
+    """A handler's read of its subject's state was not answered. Not the handler's fault: it is run again."""
+
+
 class ServerFull(BridgeError):
     """Redis is at ``maxmemory`` and refuses to store more; nothing was written."""
 
@@ -104,8 +110,10 @@ class Rejected(Exception):
 
 
 class Retry(Exception):
-    """Raised by a handler: try again in ``after_s`` seconds (None = the usual backoff)."""
+    """Raised by a handler: try again in ``after_s`` seconds (0 to 3,600; None = the usual backoff)."""
 
     def __init__(self, after_s: float | None = None) -> None:
+        if after_s is not None and not 0 <= after_s <= MAX_RETRY_AFTER_S:
+            raise ValueError(f"Retry({after_s!r}): a number of seconds, at most {MAX_RETRY_AFTER_S:g}")
         super().__init__("the handler asked for another try")
         self.after_s = after_s

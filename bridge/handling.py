@@ -10,7 +10,7 @@ import orjson
 
 from bridge.clock import ServerClock, TimeLimit
 from bridge.config import BridgeSettings
-from bridge.effects import Effects
+from bridge.effects import BadEffects, Effects
 from bridge.envelope import (
     Command,
     Envelope,
@@ -22,9 +22,10 @@ from bridge.envelope import (
     outcome_head,
     outcome_rest,
 )
-from bridge.errors import InvalidPayload, UnknownType
+from bridge.errors import InvalidPayload, StateUnavailable, UnknownType
 from bridge.registry import Registry
 from bridge.shard_stream import Ended, RawEntry
+from bridge.shards import shard_of
 from bridge.telemetry import Started, Telemetry
 from bridge.verdict import Bury, Done, Refuse, Verdict, judge
 
@@ -94,6 +95,7 @@ class Handling:
         self._registry, self._reader = registry, reader
         self._limits, self._limit = settings.limits, TimeLimit(settings.handler_seconds)
         self._telemetry = telemetry
+        self._shards = settings.shards
         self.closing = False  # whoever cancels a handler from now on means the node, not the handler
 
     def expired(self, held: Held) -> bool:
@@ -101,7 +103,7 @@ class Handling:
         return expires is not None and self.clock.now_ms() >= expires
 
     async def run(self, held: Held) -> Verdict:
-        """Start the handler and judge how it ended; never raises an error of the handler's."""
+        """Start the handler and judge how it ended. Raises StateUnavailable, but no error of the handler's own."""
         envelope = held.envelope
         handler = self._registry.handler(envelope.type)
         if handler is None:
@@ -117,6 +119,9 @@ class Handling:
         task = self._limit.start()
         try:
             result = await handler(command)
+        except StateUnavailable:
+            self._limit.stop(task)
+            raise
         except asyncio.CancelledError as error:
             result = self._too_long() if self._limit.stop(task) else error
             if self.closing:
@@ -129,12 +134,24 @@ class Handling:
             self._limit.stop(task)
             if not (result is None or isinstance(result, Effects)):
                 result = TypeError(f"the handler returned {type(result).__name__}, not Effects or None")
+            result = self._forgery(command, result) or result
         held.handled_s = self.clock.now() - held.began
         return judge(result, failures=held.failures, limits=self._limits)
+
+    def _forgery(self, command: Command[Any], result: object) -> BadEffects | None:
+        """What nodes and clients take for the vocabulary's own publications comes from its own handlers only."""
+        if isinstance(result, Effects) and self._registry.get(command.type).plugin:
+            for told in result.broadcasts:
+                if self._registry.is_reserved(told.channel or command.subject, told.type):
+                    return BadEffects(f"publish {told.type}: that name is the chat's own there; choose another")
+        return None
 
     def _command(self, held: Held) -> Command[Any] | Bury:
         """The entry as its handler sees it, if its payload fits."""
         envelope = held.envelope
+        own = shard_of(envelope.subject, self._shards)
+        if own != envelope.shard:
+            return Bury("undecodable", f"{envelope.subject} belongs to shard {own}, not to {envelope.shard}")
         try:
             kind = self._registry.get(envelope.type)
             if not envelope.subject.startswith(f"{kind.subject}:"):

@@ -21,7 +21,7 @@ from bridge.envelope import (
     decode_or_stand_in,
     outcome_from_json,
 )
-from bridge.errors import NoGroup
+from bridge.errors import NoGroup, StateUnavailable, Unreachable
 from bridge.keys import GROUP, Keys
 from bridge.scripts import script
 from bridge.shards import shard_of
@@ -109,12 +109,14 @@ class Inspector:
         told = orjson.loads(info)
         age = max(0.0, now - beat_ms / 1000)
         state = "dead" if age >= self._dead_after_s else "draining" if draining else "live"
-        shards = told["shards"] if state != "dead" else []
+        shards = told.get("shards", []) if state != "dead" else []
+        lag = sum(length - pending for length, pending in (backlogs.get(shard, (0, 0)) for shard in shards))
+        rates = told.get("rates", {}) if state != "dead" else {}
+        # A node of another version may tell less.
         return NodeInfo(
-            name.decode(), boot.decode(), told["version"], told["url"], state, age, shards, told["sessions"],
-            told["rooms"], told["types"], sum(length - pending for length, pending in map(backlogs.__getitem__, shards))
-            if backlogs else 0,
-            {int(shard): rate for shard, rate in told["rates"].items()} if state != "dead" else {},
+            name.decode(), boot.decode(), told.get("version", ""), told.get("url", ""), state, age, shards,
+            told.get("sessions", 0), told.get("rooms", 0), told.get("types", []), lag,
+            {int(shard): rate for shard, rate in rates.items()},
         )  # fmt: skip
 
     async def lacking(self, type: str) -> list[str]:
@@ -224,7 +226,11 @@ def state_reader(redis: Redis, keys: Keys, channels: Channels, shards: int) -> S
     """The reads that handlers have."""
 
     async def read(subject: str, name: str) -> StateValue:
-        kind, value = await redis.run(script("read_state"), (keys.state(shard_of(subject, shards), subject, name),), ())
+        key = keys.state(shard_of(subject, shards), subject, name)
+        try:
+            kind, value = await redis.run(script("read_state"), (key,), ())
+        except Unreachable as error:
+            raise StateUnavailable(str(error)) from error
         match kind:
             case b"none":
                 return None
@@ -235,7 +241,10 @@ def state_reader(redis: Redis, keys: Keys, channels: Channels, shards: int) -> S
         return [member.decode() for member in value or ()]
 
     async def publications(subject: str) -> Any:
-        return await channels.log(Channel.of_subject(subject, shards))
+        try:
+            return await channels.log(Channel.of_subject(subject, shards))
+        except Unreachable as error:
+            raise StateUnavailable(str(error)) from error
 
     return StateReader(read, publications)
 

@@ -66,7 +66,7 @@ class Keys:
         return f"{self.shard(shard)}dead"
 
     def requeued(self, shard: int) -> str:
-        """Hash: dead letter's entry id → id of the command that repeats it."""
+        """Hash: id of a dead command → id of the one that repeats it."""
         return f"{self.shard(shard)}requeued"
 
     def spare(self, shard: int) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from typing import Any
 
@@ -30,10 +30,19 @@ from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
 from bridge.verdict import describe
 from bridge.worker import Worker
 
+
+def _version() -> str:
+    try:
+        return version("chat-backoffice-bridge")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 SCRIPTS: tuple[Script, ...] = (script("heartbeat"), script("leave"))
 MOST_SKEW_S = 30.0  # of this machine's clock, which tokens are checked by; commands go by the server's
 FORGET_DEAD_S = 3600.0  # a dead node is named in the lists for so long
 _PAST_S = 0.002  # so that a look for something that runs out comes after it
+VERSION = _version()
 _LEAVING = "leaving"  # on the draining list by itself, not by an operator
 
 Stats = Callable[[], Mapping[str, int]]
@@ -84,6 +93,7 @@ class Node:
         self._next_death_s = inf  # until the quietest of the others counts as dead, if it stays quiet
         self._stirred = asyncio.Event()
         self._telling: asyncio.Task[None] | None = None
+        self._ousted: NameTaken | None = None
         self._news = False  # something that the others have not been told of
         self._rates: dict[int, tuple[int, float]] = {}  # shard → handled when last counted, commands per second
 
@@ -112,6 +122,8 @@ class Node:
                 # Renewal outlives the drain: a lapsed lease would let another node redo what we are finishing.
                 for task in (renewal, hearing, beating):
                     task.cancel()
+        if self._ousted is not None:
+            raise self._ousted
         with contextlib.suppress(BridgeError):
             await self._leave()
 
@@ -197,7 +209,7 @@ class Node:
     def _info(self) -> dict[str, Any]:
         stats = self._stats()
         return {
-            "version": version("chat-backoffice-bridge"),
+            "version": VERSION,
             "url": self._url,
             "types": self._registry.handled(),
             "shards": sorted(worker.shard for worker in self._assignment.workers),
@@ -226,8 +238,10 @@ class Node:
                 again_s = self._beat_s
                 try:
                     again_s = await self.step()
-                except NameTaken:
-                    raise  # we were silent for so long that a successor took our name
+                except NameTaken as error:  # we were silent for so long that a successor took our name
+                    self._ousted = error
+                    stopping.set()
+                    return
                 except Exception as error:
                     self._telemetry.emit(StepFailed("heartbeat", describe(error)))
                 stirred = asyncio.create_task(self._stirred.wait())

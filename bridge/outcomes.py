@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from bridge.envelope import Outcome, shard_of_id
-from bridge.errors import Invalid
+from bridge.errors import Invalid, Unreachable
 from bridge.inspector import Inspector
 from bridge.keys import Keys
 from bridge.subscriptions import Subscriptions
@@ -48,10 +48,14 @@ class Outcomes:
         await self._hear(shard, deadline)
         while True:
             ended.clear()
-            outcome = await self._inspector.command(shard, id)
             left = deadline - asyncio.get_running_loop().time()
-            if outcome is None or outcome.ended or left <= 0:
-                return outcome
+            try:
+                outcome = await self._inspector.command(shard, id)
+                if outcome is None or outcome.ended or left <= 0:
+                    return outcome
+            except Unreachable:  # it comes back by itself, perhaps in time
+                if left <= 0:
+                    raise
             try:
                 async with asyncio.timeout(min(left, _LOOK_EVERY_S)):
                     await ended.wait()

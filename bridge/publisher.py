@@ -16,6 +16,7 @@ import orjson
 from bridge.config import BridgeSettings
 from bridge.envelope import (
     IDEMPOTENCY_KEY,
+    MAX_BY_CHARS,
     MAX_DEPTH,
     MAX_EXPIRES_IN_S,
     MAX_REASON_CHARS,
@@ -123,16 +124,12 @@ class Publisher:
         The answer is kept for a second, and everybody who asks meanwhile shares the one look.
         """
         lacking = self._lacking.get(type)
-        if lacking is None or (lacking.look.done() and (lacking.is_old() or lacking.look.result())):
+        if lacking is None or lacking.is_old():
             look = asyncio.get_running_loop().create_task(self._inspector.lacking(type))
             lacking = self._lacking[type] = _Lacking(look)
         if not lacking.look.done():
             await asyncio.wait((lacking.look,))
-        try:
-            nodes = lacking.look.result()
-        except BaseException:
-            self._lacking.pop(type, None)
-            raise
+        nodes = lacking.look.result()
         if nodes:
             raise UnknownType(type, nodes=nodes)
 
@@ -145,13 +142,18 @@ class _Lacking:
         self._asked = asyncio.get_running_loop().time()
 
     def is_old(self) -> bool:
+        """Whether it is worth another look: after a second, and at once where the answer was not good."""
+        if not self.look.done():
+            return False
+        if self.look.cancelled() or self.look.exception() is not None or self.look.result():
+            return True
         return asyncio.get_running_loop().time() - self._asked > _TYPES_FRESH_S
 
 
 def _check(key: str, by: str, reason: str | None, expires_in: float | None) -> None:
     if not IDEMPOTENCY_KEY.fullmatch(key):
         raise Invalid("an idempotency key has 1-200 visible ASCII characters", path=":Idempotency-Key")
-    if not by or len(by) > 100:
+    if not by or len(by) > MAX_BY_CHARS:
         raise Invalid("'by' says who issues the command, in 1-100 characters", path="/by")
     if reason is not None and len(reason) > MAX_REASON_CHARS:
         raise Invalid(f"a reason has at most {MAX_REASON_CHARS} characters", path="/reason")

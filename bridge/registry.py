@@ -33,7 +33,7 @@ class CommandType:
     def validate(self, payload: bytes) -> Any:
         """The payload as its model; unknown fields are refused. Raises InvalidPayload."""
         try:
-            return self.adapter.validate_json(payload)
+            return self.adapter.validator.validate_json(payload)
         except ValidationError as error:
             raise InvalidPayload(self.name, faults(error)) from None
 
@@ -45,6 +45,14 @@ class Registry:
         self._types: dict[str, CommandType] = {}
         self._by_model: dict[type[BaseModel], CommandType] = {}
         self._handlers: dict[str, Handler] = {}
+        self._reserved: list[tuple[str, frozenset[str]]] = []
+
+    def reserve(self, channel: str, publications: Iterable[str]) -> None:
+        """Keep these names of publications, on channels that begin so, from the handlers of plugins."""
+        self._reserved.append((channel, frozenset(publications)))
+
+    def is_reserved(self, channel: str, publication: str) -> bool:
+        return any(channel.startswith(prefix) and publication in names for prefix, names in self._reserved)
 
     def command(self, name: str, *, subject: str, plugin: bool = True) -> Callable[[type[M]], type[M]]:
         """Register a pydantic model as the payload of command type ``name`` for subjects ``subject:…``."""

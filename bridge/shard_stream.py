@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
@@ -48,8 +49,7 @@ class Occupied:
     for_s: float  # unless its lease is renewed
 
 
-@dataclass(frozen=True, slots=True)
-class RawEntry:
+class RawEntry(NamedTuple):
     """An entry as it stands on the stream; an inherited one knows who held it before."""
 
     id: str
@@ -67,11 +67,9 @@ class Page:
     next: str  # first id of the next page, "" = that was all
     now: float  # the server's clock, seconds since the epoch
     entries: list[RawEntry]
-    buried: list[str]  # ids that somebody had deleted from the stream
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A handled entry, ready to be settled."""
 
     envelope: Envelope
@@ -166,10 +164,14 @@ class ShardStream:
         """Raises Fenced."""
         await self._redis.run(script("renew"), self._fence, (lease.token, self._lease_ms))
 
-    async def release(self, lease: Lease, unstarted: Sequence[str] = ()) -> None:
-        """Give the shard up; the entries ``unstarted`` were read and never begun, so nobody presumes a death."""
+    async def release(self, lease: Lease, unstarted: Mapping[str, int] | None = None) -> None:
+        """Give the shard up. ``unstarted`` entries were read and not begun, so nobody presumes another death of theirs.
+
+        Their values are the starts that never ended which they came with.
+        """
+        known = [part for pair in (unstarted or {}).items() for part in pair]
         keys = (*self._fence[:2], self._keys.starts(self.shard))
-        await self._redis.run(script("release"), keys, (lease.token, *unstarted))
+        await self._redis.run(script("release"), keys, (lease.token, *known))
 
     async def holder(self) -> str | None:
         """The lease's token, whoever holds it."""
@@ -189,10 +191,10 @@ class ShardStream:
     async def claim(self, lease: Lease, consumer: str, page: str = "-") -> Page:
         """Take over up to 100 pending entries from ``page`` on, whoever held them. Raises Fenced, NoGroup."""
         k, s = self._keys, self.shard
-        following, seconds, micros, rows, buried = await self._redis.run(
+        following, seconds, micros, rows = await self._redis.run(
             script("claim"),
-            (*self._fence, self._stream, k.starts(s), k.dead(s), k.requeued(s)),
-            (lease.token, GROUP, consumer, page, s, self._settings.dead_length),
+            (*self._fence, self._stream, k.starts(s)),
+            (lease.token, GROUP, consumer, page),
         )
         entries = [
             RawEntry(
@@ -201,12 +203,14 @@ class ShardStream:
             for id, fields, holder, at, starts, failed in rows
         ]
         now = int(seconds) + int(micros) / 1e6
-        return Page(following.decode(), now, entries, [id.decode() for id in buried])
+        return Page(following.decode(), now, entries)
 
-    async def start(self, lease: Lease, entry: str, *, presumed: int) -> int:
-        """Count a start of an inherited or once failed entry; how many never ended, with this one. Raises Fenced."""
-        starts: int = await self._redis.run(script("start"), self._counting, (lease.token, entry, presumed))
-        return starts
+    async def start(self, lease: Lease, entry: str, *, starts: int) -> None:
+        """Record that an inherited or once failed entry is started; ``starts`` never ended, with this one.
+
+        Raises Fenced.
+        """
+        await self._redis.run(script("start"), self._counting, (lease.token, entry, starts))
 
     async def retry(self, lease: Lease, entry: str, *, deaths: int) -> int:
         """Count a failed attempt; how many there were. Raises Fenced."""

@@ -39,7 +39,7 @@ MAX_CAUSE_CHARS = 500
 @dataclass(frozen=True, slots=True)
 class Limits:
     attempts: int = 5  # a handler raised or ran out of time
-    deaths: int = 3  # its process died while handling
+    deaths: int = 3  # its process died while handling; at least 2, or what merely waited would be buried
     backoff_s: float = 0.2  # after the first failure; doubles, at most 10
 
 
@@ -73,12 +73,12 @@ def must_bury(deaths: int, limits: Limits) -> Bury | None:
     """A command whose handler was started ``deaths`` times and never ended is not started again at the limit."""
     if deaths < limits.deaths:
         return None
-    return Bury("killed_its_node", f"its process died {deaths} times while handling it")
+    return Bury("killed_its_node", f"started {deaths} times, it never ended: its process died, or lost the shard")
 
 
-def must_run_alone(deaths: int) -> bool:
-    """From the second death on, so that what dies beside a killer is not blamed for it."""
-    return deaths >= 2
+def must_run_alone(deaths: int, limits: Limits) -> bool:
+    """On its last chance, so that what dies beside a killer is not blamed for it."""
+    return deaths >= limits.deaths - 1
 
 
 def describe(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, ServerError
 from bridge.handling import Handling, Held, hold
 from bridge.lanes import Lanes
 from bridge.shard_stream import READ_AT_MOST, SETTLE_AT_MOST, Ended, Lease, RawEntry, ShardStream
@@ -33,18 +33,21 @@ from bridge.verdict import Again, Bury, Limits, Verdict, describe, must_bury, mu
 
 POLL_S = 1.0  # a lost ring is caught by then
 WAITING_PER_SUBJECT = 1000  # read and waiting behind a command of the same subject; beyond it the shard is not read
+SETTLE_BYTES = 1 << 20
+_UNSETTLED = b"settle:"  # how the script's answer begins where it failed in a way that it has no rule for
 _BACK_OFF_FIRST_S, _BACK_OFF_MOST_S = 0.05, 0.5
 
 
 class _Line:
     """One subject's entries, oldest first. ``busy`` from the moment its head is given to the lanes until that ended."""
 
-    __slots__ = ("busy", "entries", "key", "timer")
+    __slots__ = ("busy", "entries", "key", "started", "timer")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.entries: deque[Held] = deque()
         self.busy = False
+        self.started = False  # its head has left the queue of the lanes
         self.timer: asyncio.TimerHandle | None = None  # its head backs off
 
     def drop_stale(self) -> None:
@@ -120,7 +123,7 @@ class Worker:
                     await self._recover()
                 elif not self._draining:
                     await self.step()
-                elif any(line.busy for line in self._lines.values()):
+                elif any(line.started for line in self._lines.values()):
                     await self._wait(POLL_S)
                 else:
                     await self._guarded(self._hand_over())
@@ -240,7 +243,7 @@ class Worker:
         self._results = kept
 
     async def _hand_over(self) -> None:
-        unstarted = [held.raw.id for line in self._lines.values() for held in line.entries if not held.counted]
+        unstarted = {h.raw.id: h.deaths for line in self._lines.values() for h in line.entries if not h.counted}
         await self._stream.release(self.lease, unstarted)
         self._lost = True
 
@@ -275,10 +278,10 @@ class Worker:
                 del self._lines[line.key]
         elif not (line.busy or line.timer or self._draining or self._lost):
             line.busy = True
-            self._lanes.submit(lambda: self._handle(line), alone=must_run_alone(line.entries[0].deaths))
+            self._lanes.submit(lambda: self._handle(line), alone=must_run_alone(line.entries[0].deaths, self._limits))
 
     def _let_go(self, line: _Line) -> None:
-        line.busy = False
+        line.busy = line.started = False
         self._lanes.let_go()
         if self._draining:
             self._stirred.set()
@@ -304,6 +307,7 @@ class Worker:
             return self._finish(line)
         if self._draining or self._lost or self._error is not None:
             return self._let_go(line)
+        line.started = True
         try:
             verdict = await self._attempt(held)
             if self._stale(held):
@@ -353,13 +357,14 @@ class Worker:
             return None
         if held.counted or held.raw.inherited_from is not None:
             held.counted = True
-            await self._stream.start(self.lease, held.raw.id, presumed=held.deaths)
+            await self._stream.start(self.lease, held.raw.id, starts=held.deaths + 1)
         return await self._handling.run(held)
 
     async def _back_off(self, line: _Line, held: Held, after_s: float, cause: str) -> None:
         held.counted = True
         held.failures = await self._stream.retry(self.lease, held.raw.id, deaths=held.deaths)
         held.timeline.append(self._handling.step("retrying"))
+        held.began = 0.0
         self._telemetry.emit(Retried(self._node, held.envelope.id, held.envelope.type, held.failures, after_s, cause))
         line.timer = asyncio.get_running_loop().call_later(after_s, self._wake, line)
         self._let_go(line)
@@ -387,7 +392,7 @@ class Worker:
         """One batch after the other, as long as there are results; meanwhile the lanes fill the next."""
         try:
             while self._results and self._error is None and not self._lost:
-                batch = [self._results.popleft() for _ in range(min(len(self._results), SETTLE_AT_MOST))]
+                batch = self._next_batch()
                 try:
                     answers = await self._stream.settle(self.lease, self._node, [ended for _, _, ended in batch])
                 except BaseException as error:
@@ -395,11 +400,26 @@ class Worker:
                     if not isinstance(error, BridgeError):
                         raise
                     return self.fail(error)
-                for (line, held, ended), answer in zip(batch, answers, strict=True):
-                    self._settled(held, ended, answer)
-                    self._finish(line)
+                for dropped in answers[len(batch) :]:
+                    self._telemetry.emit(DeadLettersDropped(self.shard, int(dropped)))
+                for (line, held, ended), answer in zip(batch, answers, strict=False):
+                    if isinstance(answer, bytes) and answer.startswith(_UNSETTLED):
+                        self._results.append((line, held, ended))
+                        self.fail(ServerError(answer.decode(errors="replace")))
+                    else:
+                        self._settled(held, ended, answer)
+                        self._finish(line)
         finally:
             self._settling = None
+
+    def _next_batch(self) -> list[tuple[_Line, Held, Ended]]:
+        """At most 50 results, and not much over a MiB: a batch has to get through within the connection's deadline."""
+        batch: list[tuple[_Line, Held, Ended]] = []
+        size = 0
+        while self._results and len(batch) < SETTLE_AT_MOST and size < SETTLE_BYTES:
+            batch.append(self._results.popleft())
+            size += batch[-1][2].effects.size
+        return batch
 
     def _settled(self, held: Held, ended: Ended, answer: int | bytes) -> None:
         envelope = held.envelope

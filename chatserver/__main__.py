@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from bridge.config import BridgeSettings, load
 from bridge.errors import BridgeError, Misconfigured
+from bridge.logs import configure
+from bridge.process import new_event_loop, write_json
 from bridge.registry import load_plugins
-from chatserver import logs
 from chatserver.config import ChatSettings
+from chatserver.logs import log_event
 from chatserver.node import ChatNode, Ready
 
 
@@ -24,9 +25,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings, bridge_settings = load(ChatSettings), load(BridgeSettings)
-        logs.configure(as_json=settings.log_json, node=settings.node_name)
+        configure(as_json=settings.log_json, node=settings.node_name)
         load_plugins(bridge_settings.plugins)
-        with asyncio.Runner(loop_factory=_loop_factory(settings.uvloop)) as runner:
+        loop_factory = new_event_loop if settings.uvloop else asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_serve(settings, bridge_settings, arguments.ready_file))
     except* BridgeError as group:
         sys.stderr.write("".join(f"chatserver: {error}\n" for error in group.exceptions))
@@ -42,22 +44,11 @@ async def _serve(settings: ChatSettings, bridge_settings: BridgeSettings, ready_
         sys.stdout.write(where.json().decode() + "\n")
         sys.stdout.flush()
         if ready_file is not None:
-            where.write(ready_file)
+            write_json(ready_file, where)
 
     node = ChatNode(settings, bridge_settings, load_settings=lambda: load(ChatSettings))
-    node.telemetry.listen(logs.log_event)
+    node.telemetry.listen(log_event)
     await node.run(stopping, ready)
-
-
-def _loop_factory(wanted: bool) -> Callable[[], asyncio.AbstractEventLoop]:
-    if wanted:
-        try:
-            import uvloop  # noqa: PLC0415 - an extra
-
-            return uvloop.new_event_loop
-        except ImportError:
-            pass
-    return asyncio.new_event_loop
 
 
 if __name__ == "__main__":

@@ -138,8 +138,11 @@ class Control:
 
     async def _check_sessions(self) -> None:
         clients = list(self._hub.listed())
-        for client, listed in zip(clients, await self._state.keep_sessions([c.key() for c in clients]), strict=True):
-            if "ban" in listed.user.sanctions:
+        keys = [client.key() for client in clients]
+        for client, key, listed in zip(clients, keys, await self._state.keep_sessions(keys), strict=True):
+            if client not in self._hub.clients:  # it ended meanwhile, and the sign of life has listed it again
+                self._spawn(self._state.end_session(key))
+            elif "ban" in listed.user.sanctions:
                 client.socket.shut(Close.BANNED, "banned")
             elif listed.user.kicked_at is not None and listed.began < listed.user.kicked_at:
                 client.socket.shut(Close.KICKED, "kicked")
@@ -150,7 +153,9 @@ class Control:
         members = [(client, membership) for client in self._hub.listed() for membership in client.rooms.values()]
         answers = await self._state.keep_members([membership for _, membership in members])
         for (client, membership), answer in zip(members, answers, strict=True):
-            if answer and client.rooms.get(membership.room) is membership:
+            if membership.room not in client.rooms:  # it left meanwhile
+                self._spawn(self._state.leave(membership))
+            elif answer and client.rooms.get(membership.room) is membership:
                 self._rooms.turn_out(client, membership.room)
                 event = {"kind": answer, "room": membership.room, "until": None, "reason": None, "command_id": None}
                 client.socket.push(frames.sanction_push(event))

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import structlog
+
 from bridge.channels import Channel, Channels
 from bridge.envelope import Position, Publication, decode_publication
 from bridge.errors import BridgeError, Unreachable
 from bridge.keys import Keys
 from bridge.subscriptions import Subscription, Subscriptions
+
+log = structlog.get_logger(__name__)
 
 SUBSCRIBE_TIMEOUT_S: Final = 1.0
 MAX_HELD: Final = 10_000  # publications that wait while the log is read
@@ -102,7 +106,10 @@ class Follower:
 
     def _next(self, publication: Publication) -> None:
         self.position = Position(publication.epoch, publication.offset)
-        self._deliver(publication)
+        try:
+            self._deliver(publication)
+        except Exception:  # a fault of ours or of its publisher: what follows is delivered all the same
+            log.exception("a publication was not delivered", channel=publication.channel, offset=publication.offset)
 
     def _release(self) -> None:
         held, self._held, self._holding = self._held, [], False

@@ -5,6 +5,7 @@ Nothing here knows of sockets or Redis.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -13,7 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bridge.chat.commands import Id
-from bridge.chat.events import message_id
+from bridge.chat.publications import Deleted, Message, Notice, RoomChanged, content_of
 from bridge.chat.state import Sanction
 from bridge.envelope import Publication
 from bridge.registry import faults
@@ -143,10 +144,22 @@ def decode_object(message: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(message)
     except orjson.JSONDecodeError as error:
-        raise NotAFrame(f"not JSON: {error}") from None
+        value = _decode_slowly(message, error)
     if not isinstance(value, dict):
         raise NotAFrame("not a JSON object")
     return value
+
+
+def _decode_slowly(message: bytes, error: orjson.JSONDecodeError) -> Any:
+    """What a script writes when it cuts a text inside an emoji is JSON, too: then the field is bad, not the frame."""
+
+    def refuse(constant: str) -> Any:
+        raise NotAFrame(f"not JSON: {constant}")
+
+    try:
+        return json.loads(message.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise NotAFrame(f"not JSON: {error}") from None
 
 
 def id_of(value: Mapping[str, Any]) -> int | None:
@@ -207,27 +220,24 @@ def error(refused: Refused) -> bytes:
 
 
 def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What members see of a publication on their room's channel; one of a plugin's type as it is, under ``data``.
+    """What members see of a publication on their room's channel; one that is a plugin's as it is, under ``data``.
 
     ``deleted`` hides the text of messages deleted since; the push stays, because offsets are consecutive.
     """
-    data = publication.data
     push: dict[str, Any] = {"type": publication.type, "room": room, "offset": publication.offset}
-    match publication.type:
-        case "message":
-            push["message_id"] = id = message_id(publication.epoch, publication.offset)
-            text = None if deleted and id in deleted else data["text"]
-            push |= {"user": data["user"], "name": data["name"], "text": text, "ts": publication.at}
-        case "notice":
-            push["message_id"] = id = message_id(publication.epoch, publication.offset)
-            text = None if deleted and id in deleted else data["text"]
-            push |= {"level": data["level"], "text": text, "ts": publication.at}
-        case "deleted":
-            push["message_ids"] = data["message_ids"]
-        case "room":
-            push |= {"state": data["state"], "slow_mode_s": data["slow_mode_s"], "title": data["title"]}
-        case _:
-            push |= {"data": data, "ts": publication.at}
+    match content_of(publication):
+        case Message(id, user, name, text):
+            shown = None if deleted and id in deleted else text
+            push |= {"message_id": id, "user": user, "name": name, "text": shown, "ts": publication.at}
+        case Notice(id, level, text):
+            shown = None if deleted and id in deleted else text
+            push |= {"message_id": id, "level": level, "text": shown, "ts": publication.at}
+        case Deleted(message_ids):
+            push["message_ids"] = message_ids
+        case RoomChanged(state, slow_mode_s, title):
+            push |= {"state": state, "slow_mode_s": slow_mode_s, "title": title}
+        case None:
+            push |= {"data": publication.data, "ts": publication.at}
     return push
 
 

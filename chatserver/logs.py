@@ -1,20 +1,14 @@
-"""Log lines: one event each, JSON or for a terminal, and never more than a screen in a second."""
+"""What of the telemetry becomes a line of the log, and at which level."""
 
 from __future__ import annotations
 
 import logging
-import sys
-import time
-from collections.abc import MutableMapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from structlog.typing import Processor
 
 from bridge import telemetry
-
-LINES_PER_S: Final = 20  # of one kind; the next line of it says how many were left out
 
 _WARNINGS: Final = (
     telemetry.Disconnected,
@@ -33,57 +27,6 @@ _QUIET: Final = (  # metrics count these
 )
 
 log = structlog.get_logger("bridge")
-
-
-class Sparing:
-    """Drops what is said too often."""
-
-    def __init__(self, *, lines_per_s: int = LINES_PER_S) -> None:
-        self._most = lines_per_s
-        self._seen: dict[str, tuple[int, int]] = {}  # event → second, lines in it
-
-    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        name, second = str(event.get("event"))[:64], int(time.monotonic())
-        then, lines = self._seen.get(name, (second, 0))
-        if then != second:
-            if lines > self._most:
-                event["left_out"] = lines - self._most
-            lines = 0
-        if len(self._seen) > 1000:
-            self._seen.clear()
-        self._seen[name] = (second, lines + 1)
-        if lines >= self._most:
-            raise structlog.DropEvent
-        return event
-
-
-def configure(*, as_json: bool | None, node: str) -> None:
-    """Everything that this process logs, libraries included, goes to standard error in one form."""
-    if as_json is None:
-        as_json = not sys.stderr.isatty()
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        Sparing(),
-        structlog.processors.format_exc_info,
-    ]
-    renderer: Processor = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("websockets").setLevel(logging.ERROR)
-    structlog.contextvars.bind_contextvars(node=node)
 
 
 def log_event(event: object) -> None:

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -25,7 +24,7 @@ from bridge.clock import every
 from bridge.config import BridgeSettings
 from bridge.envelope import Publication
 from bridge.errors import BridgeError
-from bridge.telemetry import Joined, StepFailed, Telemetry
+from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
 from chatserver import frames
 from chatserver.auth import tokens_for
 from chatserver.config import ANY_ORIGIN, ChatSettings
@@ -57,12 +56,6 @@ class Ready:
 
     def json(self) -> bytes:
         return orjson.dumps(asdict(self))
-
-    def write(self, path: Path) -> None:
-        """Whole or not at all."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_bytes(self.json())
-        draft.replace(path)
 
 
 class ChatNode:
@@ -177,10 +170,15 @@ class ChatNode:
         self.metrics.watch("chat_sessions", "Sessions on this node", lambda: len(self.hub.clients))
         self.metrics.watch("chat_rooms", "Rooms with members on this node", lambda: len(self.rooms))
         self.telemetry.listen(self.metrics.listen, inline=True)
+        self.telemetry.listen(partial(self._nodes_changed, state), inline=True)
         services = Services(
             settings.node_name, bridge, state, self.rooms, self.hub, self._tokens, self.limits, self.metrics
         )
         return services, control
+
+    def _nodes_changed(self, state: ChatState, event: object) -> None:
+        if isinstance(event, MembersChanged) and event.node == self.settings.node_name:
+            state.nodes_changed(event.live)
 
     async def _listen(self, services: Services, bridge: Bridge) -> Server:
         settings = self.settings

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bridge.channels import Channel
+from bridge.chat.publications import is_kept
 from bridge.chat.state import Member, Sanction, room
 from bridge.envelope import Publication
 from chatserver import frames
@@ -215,7 +216,7 @@ def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction]) -> dict[
     holding = [*sanctions, *([snapshot.mute] if snapshot.mute is not None else [])]
     shown = snapshot.publications
     if not snapshot.recovered:  # history, not a stretch of the channel: what there is to read
-        shown = [p for p in shown if p.type in ("message", "notice")]
+        shown = [p for p in shown if is_kept(p)]
     return {
         "type": "joined",
         "id": frame.id,

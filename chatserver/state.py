@@ -5,9 +5,10 @@ Every method raises Unreachable (or another BridgeError) where Redis does not an
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,8 @@ from bridge.shard_stream import log_length
 from bridge.shards import shard_of
 from chatserver.frames import Refused, Since
 
-MAX_SESSIONS: Final = 5  # of one user; the oldest make room
+MAX_SESSIONS: Final = 5  # of one user; those of nodes that went away make room, then the oldest
+OVERDUE_MS: Final = 15_000  # a session without one for so long is probably over
 NONCE_SECONDS: Final = 600
 LATE_MS: Final = 1000  # between the reading of a user's sanctions and what they allow
 BATCH: Final = 100  # sessions or rooms in one script call
@@ -143,6 +145,14 @@ class ChatState:
 
     def __init__(self, store: Store, node: str) -> None:
         self._store, self._node = store, node
+        self._live: frozenset[str] = frozenset()
+        self._gone: dict[str, float] = {}  # node → when it went away, loop time
+
+    def nodes_changed(self, live: Iterable[str]) -> None:
+        """These nodes take part now. Of one that does no more, the sessions are probably over."""
+        before, self._live, now = self._live, frozenset(live), asyncio.get_running_loop().time()
+        remembered = {n: at for n, at in self._gone.items() if n not in self._live and now - at < STALE_MS / 1000}
+        self._gone = dict.fromkeys(before - self._live - {self._node}, now) | remembered
 
     async def read_user(self, user_id: str) -> UserNow:
         shard, subject = self._shard(user(user_id)), user(user_id)
@@ -158,7 +168,8 @@ class ChatState:
         names = self._store.keys
         keys = [names.channel(shard, CONTROL), names.log(shard, CONTROL)]
         length = log_length(CONTROL, self._store.settings)
-        arguments: list[Any] = [STALE_MS, MAX_SESSIONS, length, secrets.token_hex(8), self._node]
+        gone = f",{','.join(self._gone)},"
+        arguments: list[Any] = [STALE_MS, MAX_SESSIONS, length, secrets.token_hex(8), self._node, gone, OVERDUE_MS]
         for s in sessions:
             keys += [
                 names.state(shard, user(s.user), name)
@@ -202,7 +213,8 @@ class ChatState:
         answer = await self._store.redis.run(script("join"), keys, (_listed(member), *place, newest, STALE_MS))
         code, now = answer[0].decode(), int(answer[1])
         if code != "ok":
-            raise _refused(code, now, room_sanction_from("ban", member.user, room_id, answer[2]))
+            ban = room_sanction_from("ban", member.user, room_id, answer[2])
+            raise _refused(code, now, [] if ban is None else [ban])
         return _snapshot(room_id, member, now, answer[2:])
 
     async def leave(self, membership: Membership) -> None:
@@ -259,8 +271,9 @@ class ChatState:
             id, offset, ts, what = answer
             return Said(id.decode(), int(offset), int(ts), what == b"shadow")
         kind: SanctionType = "ban" if code == b"banned" else "mute"
-        sanction = room_sanction_from(kind, who.user, room_id, answer[0]) or user_now.sanctions.get(kind)
-        raise _refused(code.decode(), user_now.now, sanction, wait_ms=int(answer[1]) if answer[1] else None)
+        both = (room_sanction_from(kind, who.user, room_id, answer[0]), user_now.sanctions.get(kind))
+        holding = [s for s in both if s is not None and not s.shadow]
+        raise _refused(code.decode(), user_now.now, holding, wait_ms=int(answer[1]) if answer[1] else None)
 
     async def forget_ended_sanctions(self) -> None:
         """Take out of every shard's index what has ended; the records went by themselves."""
@@ -303,9 +316,10 @@ def _verdict(user_now: UserNow) -> str:
     return "" if mute is None else "shadow" if mute.shadow else "muted"
 
 
-def _refused(code: str, now: int, sanction: Sanction | None, *, wait_ms: int | None = None) -> Refused:
-    if sanction is not None and sanction.until is not None:
-        wait_ms = max(sanction.until - now, 0)
+def _refused(code: str, now: int, holding: Sequence[Sanction], *, wait_ms: int | None = None) -> Refused:
+    ends = [sanction.until for sanction in holding if sanction.until is not None]
+    if ends and code in ("muted", "banned"):  # waiting helps only if each of them ends
+        wait_ms = max(*ends, now) - now if len(ends) == len(holding) else None
     return Refused("unavailable" if code == "late" else code, _MESSAGES[code], retry_after_ms=wait_ms)
 
 

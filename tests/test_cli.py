@@ -283,6 +283,7 @@ async def test_misuse_is_one_line_that_says_what_to_do(arguments: tuple[str, ...
             "no back office answers at http://127.0.0.1:9",
         ),
         (("publish", "a.b", "c:d", "--token", "t", "--url", "http://127.0.0.1:9"), "repeat it with --key "),
+        (("nodes",), "Redis does not answer: 127.0.0.1:9"),
         (("nodes",), "is BRIDGE_REDIS_URL right?"),
     ],
 )

@@ -18,7 +18,11 @@ from typing import Any
 import aiohttp
 import pytest
 import redis.asyncio
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
+from bridge.bots import Bot
+from bridge.demo import _inherited
 from bridge.rest import RestApi
 from tests.waiting import ended, running, until
 
@@ -71,13 +75,14 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def launched(folder: Path, *options: str, nodes: int = 1) -> AsyncIterator[Demo]:
+async def launched(folder: Path, *options: str, nodes: int = 1, cwd: Path | None = None) -> AsyncIterator[Demo]:
     number = len(list(folder.glob("output-*")))
     output, ready_file = folder / f"output-{number}", folder / f"ready-{number}.json"
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bridge.cli", "demo", "--port", "0", "--nodes", str(nodes)),
             *("--ready-file", os.fspath(ready_file), *options),
+            cwd=cwd,
             env={**os.environ, "TMPDIR": os.fspath(folder), "BACKOFFICE_TOKEN": "of-another-installation"},
             stdout=log,
             stderr=log,
@@ -91,8 +96,8 @@ async def launched(folder: Path, *options: str, nodes: int = 1) -> AsyncIterator
 
 
 @asynccontextmanager
-async def serving(folder: Path, *options: str, nodes: int = 1) -> AsyncIterator[Demo]:
-    async with launched(folder, *options, nodes=nodes) as demo:
+async def serving(folder: Path, *options: str, nodes: int = 1, cwd: Path | None = None) -> AsyncIterator[Demo]:
+    async with launched(folder, *options, nodes=nodes, cwd=cwd) as demo:
         await demo.serves()
         yield demo
 
@@ -229,6 +234,49 @@ async def test_data_outlives_the_demo_in_a_folder_of_ones_own(folder: Path) -> N
     async with serving(folder, "--data", data, "--no-bots") as demo:
         assert "kept" in [item["text"] for item in await history(demo)]
         assert demo.ready["api_token"] != secret
+
+
+async def test_settings_of_the_current_folder_are_of_another_installation(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CHATSERVER_JWT_ISSUER=somebody\nBRIDGE_SPEED=9\nBACKOFFICE_PORT=1\n")
+    async with serving(folder, "--data", "here", cwd=tmp_path) as demo, demo.api() as api:
+
+        async def chats() -> bool:
+            return bool((await api.call("GET", "/users/ada"))["sessions"])
+
+        await until(chats, START_S, what=lambda: demo.output)
+        assert (tmp_path / "here" / "logs" / "node-a.log").exists()
+
+
+def test_files_and_modules_of_the_shells_settings_are_found_from_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATSERVER_WORDS_FILE", "words")
+    monkeypatch.setenv("BRIDGE_PLUGINS", "file:plugins")
+    monkeypatch.setenv("CHATSERVER_JWT_ISSUER", "somebody")
+    monkeypatch.setenv("PYTHONPATH", "/a")
+    given = _inherited(Path("/here"))
+    assert (given["CHATSERVER_WORDS_FILE"], given["BRIDGE_PLUGINS"]) == ("/here/words", "file:/here/plugins")
+    assert given["PYTHONPATH"] == f"/here{os.pathsep}/a"
+    assert "CHATSERVER_JWT_ISSUER" not in given
+
+
+async def test_a_bot_says_once_why_it_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.bots._PENSIVE_S", 0)
+    visits, lines = 0, []
+
+    async def turn_away(socket: ServerConnection) -> None:
+        nonlocal visits
+        visits += 1
+        await socket.close(4501, "unauthorized: issuer")
+
+    async def token() -> str:
+        return "t"
+
+    async with serve(turn_away, "127.0.0.1", 0, subprotocols=[Subprotocol("bridge.v1")]) as server:
+        port = server.sockets[0].getsockname()[1]
+        life = asyncio.create_task(Bot("ada", lambda: [f"ws://127.0.0.1:{port}"], token, lines.append).run())
+        await until(lambda: visits > 2)
+        life.cancel()
+        await asyncio.wait((life,))
+    assert lines == ["ada is turned away: 4501 unauthorized: issuer"]
 
 
 async def test_a_taken_port_is_named_and_nothing_stays(folder: Path) -> None:

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
+import structlog
 from aiohttp import web
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backoffice.intake import Body, NoQuery, Query
+from backoffice.intake import Body, CommandId, NoQuery, Query
 from backoffice.operators import Role
 from backoffice.paging import Paged, page
 from backoffice.problems import not_found
-from backoffice.routes import Call, ListOf, Route, reply
+from backoffice.routes import REQUEST_ID, Call, ListOf, Route, reply
 from backoffice.times import time_of
 from bridge.dead_letters import BulkResult, DeadLetter
-from bridge.envelope import COMMAND_ID, MAX_REASON_CHARS
+from bridge.envelope import MAX_REASON_CHARS
+from bridge.errors import Invalid
+
+log = structlog.get_logger(__name__)
 
 MAX_BULK = 1000
 BULK_SECONDS = 10.0  # for the whole of a bulk call; each step of it has the connection's own deadline
@@ -26,7 +30,6 @@ CauseCode = Literal[
     "undecodable", "unknown_version", "unknown_type", "too_large", "attempts_used_up", "killed_its_node", "timed_out",
     "effects_failed", "superseded",
 ]  # fmt: skip
-CommandId = Annotated[str, Field(pattern=r"^\d{1,5}-\d{1,16}-\d{1,20}$")]
 
 
 class Filter(Body):
@@ -133,7 +136,10 @@ async def listing(call: Call[DeadQuery, None]) -> web.Response:
 async def show(call: Call[NoQuery, None]) -> web.Response:
     """One dead letter, by its command's id."""
     id = call.part("id")
-    letter = await call.bridge.dead.get(id) if COMMAND_ID.fullmatch(id) else None
+    try:
+        letter = await call.bridge.dead.get(id)
+    except Invalid:  # no id at all
+        letter = None
     if letter is None:
         raise not_found(f"dead letter {id[:80]!r}")
     return reply(_view(letter))
@@ -145,6 +151,7 @@ async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
     result = await call.bridge.dead.requeue(
         await _ids(call, wanted), by=call.caller.name, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run
     )
+    _log(call, "dead letters requeued", result)
     return reply(_answer(result, dry_run=dry_run))
 
 
@@ -152,7 +159,15 @@ async def discard(call: Call[DryRun, DiscardIn]) -> web.Response:
     """Throw dead letters away for good."""
     dry_run = call.query.dry_run
     result = await call.bridge.dead.discard(await _ids(call, call.body), dry_run=dry_run)
+    _log(call, "dead letters discarded", result)
     return reply(_answer(result, dry_run=dry_run))
+
+
+def _log(call: Call[DryRun, Any], what: str, result: BulkResult) -> None:
+    """Who, which, why: nothing else keeps that of a letter that is gone."""
+    if result.done and not call.query.dry_run:
+        ids = [id if new_id is None else f"{id} as {new_id}" for id, new_id in result.done]
+        log.info(what, by=call.caller.name, reason=call.body.reason, ids=ids, request_id=call.request[REQUEST_ID])
 
 
 async def _ids(call: Call[DryRun, Any], wanted: DiscardIn) -> list[str]:

@@ -54,7 +54,7 @@ async def _drain(call: Call[NoQuery, None], *, on: bool) -> web.Response:
     name = call.part("name")
     if not NODE_NAME.fullmatch(name):
         raise not_found(f"node {name[:80]!r}")
-    await call.bridge.drain(name, on)
+    await call.bridge.drain(name, on, by=call.caller.name)
     return reply(await _find(call.bridge, name))
 
 
@@ -67,8 +67,9 @@ async def _find(bridge: Bridge, name: str) -> NodeView:
 
 def _view(node: NodeInfo) -> NodeView:
     state: Any = node.state
+    sessions, rooms = (0, 0) if node.state == "dead" else (node.sessions, node.rooms)  # what it had went with it
     return NodeView(node.name, node.boot, node.version, node.url, state, node.heartbeat_age_s, node.shards,
-                    node.sessions, node.rooms, node.types, node.lag)  # fmt: skip
+                    sessions, rooms, node.types, node.lag)  # fmt: skip
 
 
 ROUTES = (

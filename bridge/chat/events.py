@@ -1,7 +1,8 @@
 """What travels on channels: broadcasts that operators send, and the shapes of room and control publications.
 
 Room channels (``room:<id>``) carry ``message``, ``deleted``, ``notice`` and ``room``; their offsets are what
-clients count. The control channel of each shard carries ``sanction``, ``replaced`` and the broadcasts below.
+clients count. The control channel of each shard carries ``sanction``, ``replaced``, ``shadow`` (a message that
+its speaker alone sees) and the broadcasts below. Plugins may publish there, too, under other names.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from bridge.channels import CONTROL
 from bridge.chat.commands import Level, Payload, Seconds, Text
 from bridge.errors import InvalidPayload, UnknownType
-from bridge.registry import faults
+from bridge.registry import default, faults
 
 SanctionKind = Literal["mute", "unmute", "ban", "unban", "kick", "warn"]
 
@@ -40,6 +42,8 @@ BROADCASTS: Final[dict[str, type[BaseModel]]] = {
     "config.reload": ConfigReload,
     "cache.drop": CacheDrop,
 }
+default.reserve("room:", ("message", "deleted", "notice", "room"))
+default.reserve(CONTROL, ("sanction", "replaced", "shadow", *BROADCASTS))
 _ADAPTERS: Final = {name: TypeAdapter[Any](model) for name, model in BROADCASTS.items()}
 
 
@@ -87,8 +91,3 @@ def sanction_event(
 def message_id(epoch: str, offset: int) -> str:
     """The public id of a message or kept notice; its offset can be read off it."""
     return f"{offset}-{epoch[:8]}"
-
-
-def offset_of(message_id: str) -> int:
-    """The offset that a message id names."""
-    return int(message_id.partition("-")[0])

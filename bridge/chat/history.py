@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridge.channels import Channel
-from bridge.chat.events import message_id
+from bridge.chat.publications import Message, Notice, content_of, is_kept
 from bridge.chat.state import ChatStore, deleted_from, room, state_key
 from bridge.envelope import Publication
 
@@ -29,16 +29,14 @@ class HistoryItem:
 
 def history_item(publication: Publication, deleted: Mapping[str, str]) -> HistoryItem | None:
     """What history shows of a publication; None for what is no message and no notice."""
-    data, id = publication.data, message_id(publication.epoch, publication.offset)
-    by = deleted.get(id)
-    text = None if by else data.get("text")
-    match publication.type:
-        case "message":
-            return HistoryItem(
-                id, publication.offset, "message", data["user"], data["name"], text, None, publication.at, by
-            )
-        case "notice":
-            return HistoryItem(id, publication.offset, "notice", None, None, text, data["level"], publication.at, by)
+    offset, ts = publication.offset, publication.at
+    match content_of(publication):
+        case Message(id, user, name, text):
+            by = deleted.get(id)
+            return HistoryItem(id, offset, "message", user, name, None if by else text, None, ts, by)
+        case Notice(id, level, text):
+            by = deleted.get(id)
+            return HistoryItem(id, offset, "notice", None, None, None if by else text, level, ts, by)
         case _:
             return None
 
@@ -67,7 +65,7 @@ async def read_log(store: ChatStore, room_id: str, *, before: int | None = None,
     found: list[Publication] = []
     while len(found) < limit:
         page = await store.channels.log(channel, before=before, limit=max(limit, 50))
-        found = [p for p in page if p.type in ("message", "notice")] + found
+        found = [p for p in page if is_kept(p)] + found
         if not page or page[0].offset <= 1:
             break
         before = page[0].offset

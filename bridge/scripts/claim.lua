@@ -1,13 +1,12 @@
 -- claim: take over a page of the shard's pending entries, whoever held them; those were fenced when the epoch rose.
--- KEYS  1 lease, 2 epoch, 3 incarnation, 4 stream, 5 starts, 6 dead, 7 requeued
--- ARGV  1 lease token, 2 group, 3 consumer, 4 first id of the page, 5 shard, 6 most dead letters
--- returns {next page's first id or '', seconds, microseconds, entries, buried ids};
---         an entry is {id, fields, previous holder, ms when it was delivered to it, starts that never ended or false, failed attempts or false}
---         error FENCED, NOGROUP
--- JUSTID: a claim that raises the delivery count would blame what only waited.
+-- KEYS  1 lease, 2 epoch, 3 incarnation, 4 stream, 5 starts
+-- ARGV  1 lease token, 2 group, 3 consumer, 4 first id of the page
+-- returns {next page's first id or '', seconds, microseconds, entries}; an entry is {id, fields, previous holder,
+--         ms when it was delivered to it, starts that never ended or false, failed attempts or false}; error FENCED, NOGROUP
+-- JUSTID: a claim that raises the delivery count would blame what only waited. An entry that somebody deleted from
+-- the stream has no fields; it stays pending (XAUTOCLAIM and XCLAIM would drop it unseen) until the holder buries it.
 --!include fence
 --!include clock
---!include dead_letter
 local incarnation, fenced = fence(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
 if not incarnation then
   return fenced
@@ -22,22 +21,20 @@ if #pending == 0 then
       redis.call('XGROUP', 'DELCONSUMER', KEYS[4], ARGV[2], consumer[2])
     end
   end
-  return {'', time[1], time[2], {}, {}}
+  return {'', time[1], time[2], {}}
 end
-redis.call('XAUTOCLAIM', KEYS[4], ARGV[2], ARGV[3], 0, ARGV[4], 'COUNT', 100, 'JUSTID')
-local entries, buried = {}, {}
-for _, row in ipairs(pending) do
-  local id, holder = row[1], row[2]
+local entries, claimed = {}, {}
+for i, row in ipairs(pending) do
+  local id = row[1]
   local entry = redis.call('XRANGE', KEYS[4], id, id)[1]
   if entry then
-    local known = redis.call('HMGET', KEYS[5], id, id .. ':failed')
-    table.insert(entries, {id, entry[2], holder, digits(now - row[3]), known[1], known[2]})
-  else -- somebody deleted it from the stream; XAUTOCLAIM says so once and forgets it
-    redis.call('XACK', KEYS[4], ARGV[2], id)
-    redis.call('HDEL', KEYS[5], id, id .. ':failed')
-    dead_letter(KEYS[6], KEYS[7], ARGV[6], ARGV[5] .. '-' .. id, 'undecodable',
-      'deleted from the stream while it was pending', 0, holder, digits(now), 0, {})
-    table.insert(buried, id)
+    table.insert(claimed, id)
   end
+  local known = redis.call('HMGET', KEYS[5], id, id .. ':failed')
+  entries[i] = {id, entry and entry[2] or {}, row[2], digits(now - row[3]), known[1], known[2]}
 end
-return {'(' .. pending[#pending][1], time[1], time[2], entries, buried}
+if claimed[1] then
+  table.insert(claimed, 'JUSTID')
+  redis.call('XCLAIM', KEYS[4], ARGV[2], ARGV[3], 0, unpack(claimed))
+end
+return {'(' .. pending[#pending][1], time[1], time[2], entries}

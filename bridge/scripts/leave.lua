@@ -7,5 +7,7 @@ if string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%S+) ') ~= ARGV[2
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
+if redis.call('HGET', KEYS[3], ARGV[1]) == 'leaving' then -- an operator's order to drain outlives a restart
+  redis.call('HDEL', KEYS[3], ARGV[1])
+end
 return 1

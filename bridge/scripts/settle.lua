@@ -6,7 +6,8 @@
 --         length of its outcome up to the open timeline, the whole outcome,
 --         n writes, each: operation, n arguments, arguments…
 --         n broadcasts, each: log length, name, type, data
--- returns per entry 1 settled, 0 not pending (somebody else's), or the cause why its effects failed; error FENCED
+-- returns per entry 1 settled, 0 not pending (somebody else's), or the cause why its effects failed; after them, if
+--         any, how many older dead letters made room; error FENCED
 --
 -- XACK comes first, so that a full server still drains. Nothing is rolled back in a script, so what can be
 -- checked is checked before the first write, and each entry runs under Lua's own pcall: redis.pcall does not
@@ -48,7 +49,7 @@ end
 
 -- Additions that overflow 64 bits fail half-way; Lua counts in doubles, so the check keeps a distance.
 local function adds_up(old, by)
-  return not old or (type(old) == 'string' and string.find(old, '^%-?%d+$') and math.abs(tonumber(old)) + math.abs(tonumber(by)) < 9.2e18)
+  return not old or (type(old) == 'string' and (old == '0' or string.find(old, '^%-?[1-9]%d*$')) and math.abs(tonumber(old)) + math.abs(tonumber(by)) < 9.2e18)
 end
 
 local function fault()
@@ -94,9 +95,11 @@ local function record()
   end
 end
 
+local dropped = 0 -- older dead letters that made room
+
 local function bury(cause)
   local raw = call('XRANGE', KEYS[4], id, id)[1]
-  dead_letter(KEYS[7], KEYS[8], ARGV[6], public_id, 'effects_failed', cause, attempts, node, now, applied, raw and raw[2] or {})
+  dropped = dropped + dead_letter(KEYS[7], KEYS[8], ARGV[6], public_id, 'effects_failed', cause, attempts, node, now, applied, raw and raw[2] or {})
   local text = string.gsub(cause, '[%c"\\\128-\255]', '?')
   state = 'dead'
   outcome = string.sub(outcome, 1, head) .. ',["dead",' .. now .. ',"' .. node
@@ -139,4 +142,7 @@ if acknowledged[1] then
   call('XDEL', KEYS[4], unpack(acknowledged))
 end
 call('SPUBLISH', KEYS[9], table.concat(ended, ' '))
+if dropped > 0 then
+  table.insert(answers, dropped)
+end
 return answers

@@ -1,23 +1,33 @@
 -- keep_sessions: open sessions of users of one shard, or give signs of their life; tells what holds against them.
 -- KEYS  1 control channel, 2 its log, then per session: sanctions, kicked_at, sessions, session:rooms
 -- ARGV  1 ms a sign of life counts, 2 most sessions of a user, 3 control log's length, 4 seed, 5 node,
---       then per session: user, session, when it began ("" = now), name (JSON), its rooms (JSON)
+--       6 nodes that went away (",a,b,"), 7 ms after which a sign of life is overdue, then per session: user, session, when it began ("" = now), name (JSON), its rooms (JSON)
 -- returns {now, then per session {began, sanctions or false, kicked_at or false, replaced (1, 0)}}
 --
--- A user has so many sessions at most: the oldest make room, and their nodes hear of it on the control
--- channel. One that missed that, and gives a sign of life, is told here.
+-- A user has so many sessions at most: those make room whose node went away, then those with an overdue
+-- sign of life, then the oldest; their nodes hear of it on the control channel. One that missed that, and gives a sign of life, is told here.
 --!include clock
 --!include publish
 local now, lives, most, node = now_ms(), ARGV[1], tonumber(ARGV[2]), ARGV[5]
 
 -- Members are ["session","node",began,"name"]; their beginning is read as text, JSON is not decoded here.
-local function oldest_first(members)
+local function first_to_go(sessions)
+  local members = redis.call('ZRANGE', sessions, 0, -1, 'WITHSCORES')
   local sorted = {}
-  for i, member in ipairs(members) do
-    local session, began = string.match(member, '^%["([^"]+)","[^"]+",(%d+),')
-    sorted[i] = {member = member, session = session, began = tonumber(began)}
+  for i = 1, #members, 2 do
+    local session, on, began = string.match(members[i], '^%["([^"]+)","([^"]+)",(%d+),')
+    local standing = 2
+    if string.find(ARGV[6], ',' .. on .. ',', 1, true) then
+      standing = 0
+    elseif now - tonumber(members[i + 1]) > tonumber(ARGV[7]) then
+      standing = 1
+    end
+    sorted[#sorted + 1] = {member = members[i], session = session, began = tonumber(began), standing = standing}
   end
   table.sort(sorted, function(a, b)
+    if a.standing ~= b.standing then
+      return a.standing < b.standing
+    end
     if a.began ~= b.began then
       return a.began < b.began
     end
@@ -40,7 +50,7 @@ local function forget_rooms(rooms, sorted)
 end
 
 local function make_room(sessions, rooms, user, mine)
-  local sorted = oldest_first(redis.call('ZRANGE', sessions, 0, -1))
+  local sorted = first_to_go(sessions)
   if redis.call('HLEN', rooms) > #sorted then
     forget_rooms(rooms, sorted)
   end
@@ -64,7 +74,7 @@ end
 local answers = {digits(now)}
 for i = 1, (#KEYS - 2) / 4 do
   local sanctions, kicked, sessions, rooms = unpack(KEYS, 4 * i - 1, 4 * i + 2)
-  local user, session, began, name, in_rooms = unpack(ARGV, 5 * i + 1, 5 * i + 5)
+  local user, session, began, name, in_rooms = unpack(ARGV, 5 * i + 3, 5 * i + 7)
   began = began == '' and digits(now) or began
   local kicked_at = redis.call('GET', kicked)
   local replaced = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
 from pydantic import SecretStr
 
 from backoffice.app import make_app
@@ -52,7 +53,7 @@ class Api:
         self, method: str, path: str, body: Any = None, *, data: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """``body`` is sent as JSON, ``data`` as it is."""
-        sent = dict(headers or {})
+        sent = CIMultiDict(headers or {})
         if self.role is not None:
             sent.setdefault("Authorization", f"Bearer {TOKENS[self.role]}")
         if body is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from multidict import CIMultiDict
 from pydantic import BaseModel
 
 from bridge.config import BridgeSettings
@@ -188,6 +189,13 @@ async def test_a_bad_header_is_refused(api: Api, name: str) -> None:
     assert (answer.headers.get("WWW-Authenticate") == "Bearer") == (status == 401)
 
 
+async def test_two_idempotency_keys_are_refused(api: Api) -> None:
+    headers = CIMultiDict([("Idempotency-Key", "a"), ("Idempotency-Key", "a")])
+    check_problem(await api.post("/commands", GOOD, headers=headers), 422, "invalid", ":Idempotency-Key")
+    answer = await api.post("/commands", changed(reason=1), headers=headers)
+    check_problem(answer, 422, "invalid", "/reason", ":Idempotency-Key")
+
+
 async def test_faults_of_query_header_and_body_are_told_together(api: Api) -> None:
     answer = await api.post("/commands?wait=31&verbose=1", changed(reason=1), headers={"Idempotency-Key": "a b"})
     check_problem(answer, 422, "invalid", "?wait", "?verbose", "/reason", ":Idempotency-Key")
@@ -242,6 +250,8 @@ PATHS: dict[str, int] = {
     "/shards/00000/pending": 404,
     "/dead/1-1-1": 404,
     "/dead/x": 404,
+    "/dead/1-999999999999999-1": 404,
+    "/commands/1-999999999999999-1": 404,
     "/rooms/a%20b": 404,
     "/rooms/nowhere": 404,
     "/rooms/nowhere/history": 404,
@@ -286,6 +296,9 @@ BULK: list[tuple[dict[str, Any], list[str]]] = [
     ({"ids": ["1-1-1"], "filter": {}, "reason": "x"}, [""]),
     ({"ids": [], "reason": "x"}, ["/ids"]),
     ({"ids": ["x"], "reason": "x"}, ["/ids/0"]),
+    ({"ids": ["1-1-1", "1-1-99999999999999999999"], "reason": "x"}, ["/ids/1"]),
+    ({"ids": ["1-999999999999999-1"], "reason": "x"}, ["/ids/0"]),
+    ({"ids": ["٣-1-1"], "reason": "x"}, ["/ids/0"]),
     ({"ids": "1-1-1", "reason": "x"}, ["/ids"]),
     ({"ids": ["1-1-1"] * 1001, "reason": "x"}, ["/ids"]),
     ({"filter": {"age": 1}, "reason": "x"}, ["/filter/age"]),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
@@ -125,6 +126,18 @@ async def test_a_filter_chooses_what_is_thrown_away(api: Api) -> None:
     assert (answer["matched"], answer["done"]) == (1, [{"id": ids[0], "new_id": None}])
     assert await listed(api) == [ids[1]]
     assert (await api.get(f"/dead/{ids[0]}")).status == 404
+
+
+async def test_what_was_done_with_letters_is_a_line_of_the_log(api: Api) -> None:
+    one, two = await bury(api, "user:u7", "user:u8")
+    with capture_logs() as lines:
+        await api.post("/dead/discard?dry_run=1", {"ids": [one], "reason": "look"})
+        await api.post("/dead/discard", {"ids": [one, "1-1-1"], "reason": "noise"})
+        answer = await api.as_("operator").post("/dead/requeue", {"ids": [two], "reason": "mended"})
+    assert [(line["event"], line["by"], line["reason"], line["ids"]) for line in lines] == [
+        ("dead letters discarded", "admin", "noise", [one]),
+        ("dead letters requeued", "operator", "mended", [f"{two} as {answer.json['done'][0]['new_id']}"]),
+    ]
 
 
 async def test_unknown_ids_are_skipped(api: Api) -> None:

@@ -11,11 +11,13 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from pydantic import BaseModel
 
+from backoffice.api.nodes import NodeView, _view
 from bridge.channels import Channel
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.effects import Effects
 from bridge.envelope import Command
+from bridge.inspector import NodeInfo
 from bridge.registry import Registry
 from bridge.telemetry import Started
 from tests.backoffice.conftest import serving
@@ -73,9 +75,18 @@ async def test_a_drained_node_hands_over_until_it_is_let_back(
     async with serving(bridge_settings, events, "node-b", shards=1):
         answer = await api.post("/nodes/node-a/drain")
         assert (answer.status, answer.json["name"], answer.json["state"]) == (200, "node-a", "draining")
+        assert await node.redis.call("HGET", node.keys.draining, "node-a") == b"admin"
         await until(drained)
         assert (await api.delete("/nodes/node-a/drain")).status == 200
         await until(let_back)
+
+
+def test_what_a_dead_node_had_went_with_it() -> None:
+    def view(state: str) -> NodeView:
+        return _view(NodeInfo("node-a", "boot", "1", "ws://x", state, 9.0, [], 3, 2, [], 0, {}))
+
+    assert (view("dead").sessions, view("dead").rooms) == (0, 0)
+    assert (view("draining").sessions, view("draining").rooms) == (3, 2)
 
 
 async def test_an_unknown_node_cannot_be_drained(api: Api) -> None:

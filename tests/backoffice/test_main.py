@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 import pytest
 
+from bridge.logs import LINES_PER_S
 from tests.servers import Server
 from tests.waiting import until
 
@@ -71,7 +72,8 @@ async def test_it_says_where_it_serves_and_stops_within_two_seconds(
         ({"BACKOFFICE_SPEED": "9"}, 2, b"unknown setting BACKOFFICE_SPEED"),
         ({"BRIDGE_REDIS_URL": ""}, 2, b"BRIDGE_REDIS_URL is not set"),
         ({"BRIDGE_REDIS_URL": "http://x"}, 2, b"redis://"),
-        ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, 1, b"cannot serve"),
+        ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, 1, b"cannot serve: Redis does not answer: /nowhere.sock"),
+        ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, 1, b"is BRIDGE_REDIS_URL right?"),
         ({"BRIDGE_PLUGINS": "no.such.module"}, 2, b"BRIDGE_PLUGINS"),
         ({"BACKOFFICE_HOST": "192.0.2.1"}, 1, b"cannot serve"),
     ],
@@ -85,3 +87,24 @@ async def test_it_ends_with_a_word_where_it_cannot_serve(
     assert (process.returncode, out) == (status, b"")
     assert says in errors
     assert b"Traceback" not in errors
+
+
+async def test_a_caller_who_is_refused_again_and_again_does_not_fill_the_log(server: Server, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    tokens = "ann:viewer:0123456789abcdef"
+    options = {**GOOD, "BRIDGE_REDIS_URL": server.url, "BACKOFFICE_API_TOKENS": tokens}
+    process = await start(tmp_path, "--ready-file", str(ready), **options)
+    await until(ready.exists)
+    began = asyncio.get_running_loop().time()
+    url = f"{orjson.loads(ready.read_bytes())['url']}/api/v1/nodes/node-a/drain"
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {tokens.split(':')[2]}"}) as session:
+        for _ in range(20):
+            answers = await asyncio.gather(*(session.post(url) for _ in range(50)))
+            assert {answer.status for answer in answers} == {403}
+            for answer in answers:
+                answer.release()
+    seconds = asyncio.get_running_loop().time() - began
+    process.send_signal(signal.SIGTERM)
+    _, errors = await process.communicate()
+    lines = [orjson.loads(line) for line in errors.splitlines()]
+    assert 0 < sum(line["event"] == "forbidden" for line in lines) <= LINES_PER_S * (int(seconds) + 2)

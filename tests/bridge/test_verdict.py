@@ -77,7 +77,7 @@ def test_a_killer_is_buried_at_its_limit(deaths: int, buried: bool) -> None:
 
 @pytest.mark.parametrize(("deaths", "alone"), [(0, False), (1, False), (2, True), (3, True)])
 def test_suspects_run_alone_from_the_second_death_on(deaths: int, alone: bool) -> None:
-    assert must_run_alone(deaths) == alone
+    assert must_run_alone(deaths, Limits(deaths=3)) == alone
 
 
 def test_a_description_is_bounded() -> None:

@@ -49,3 +49,14 @@ async def test_a_page_of_history_is_full_even_where_the_log_has_other_things(sto
         for _ in range(20):
             await store.channels.publish(channel, "deleted", {"message_ids": [], "by": "op"})
     assert [item.text for item in await read_history(store, "lobby", limit=5)] == ["9", "8", "7", "6", "5"]
+
+
+@pytest.mark.parametrize("data", [{"text": "You found a sword"}, {"user": 7, "name": "x", "text": "x"}, {}])
+@pytest.mark.parametrize("type", ["message", "notice", "deleted", "room"])
+async def test_a_publication_that_only_has_a_name_of_ours_is_no_history(
+    store: Bridge, type: str, data: dict[str, object]
+) -> None:
+    channel = Channel.of_subject("room:lobby", store.shards)
+    await store.channels.publish(channel, type, data)
+    await store.channels.publish(channel, "message", {"user": "u1", "name": "u1", "text": "x"})
+    assert [item.offset for item in await read_history(store, "lobby")] == [2]

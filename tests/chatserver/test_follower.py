@@ -186,3 +186,17 @@ async def test_a_channel_that_begins_again_is_told_as_lost(operator: Bridge, cut
     await operator.redis.call("FLUSHALL")
     await publish(operator, 6, 6)
     await until(lambda: followed.losses == 1)
+
+
+async def test_a_publication_that_cannot_be_delivered_holds_up_nothing(
+    operator: Bridge, cut_off: tuple[Followed, Any]
+) -> None:
+    followed, proxy = cut_off
+    followed.follower.begin(Position("", 0))
+    proxy.cut()
+    await operator.channels.publish(ROOM, "message", {"no": "text"})
+    await publish(operator, 2, 3)
+    proxy.heal()
+    await publish(operator, 4, 4)
+    await until(lambda: len(followed.texts) >= 3)
+    assert followed.texts == numbers(2, 4)

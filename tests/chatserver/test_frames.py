@@ -105,6 +105,14 @@ def test_a_publication_of_a_plugin_s_type_is_shown_as_it_is() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("type", ["message", "notice", "deleted", "room"])
+@pytest.mark.parametrize("data", [{"item": "sword"}, {"text": "x"}, [], None, {"message_ids": [1]}])
+def test_so_is_one_that_only_has_a_name_of_ours(type: str, data: Any) -> None:
+    assert push_of("lobby", publication(type, data)) == {
+        "type": type, "room": "lobby", "offset": 7, "data": data, "ts": 1000,
+    }  # fmt: skip
+
+
 def test_deleted_messages_keep_their_place_and_lose_their_text() -> None:
     message = publication("message", {"user": "u1", "name": "Ann", "text": "hi"})
     push = push_of("lobby", message, {"7-01234567": "op"})

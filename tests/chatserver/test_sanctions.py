@@ -34,6 +34,22 @@ async def test_a_room_mute_is_told_and_holds_on_every_node_until_it_is_lifted(ch
         await client.push("sanction", kind="unmute", room="lobby")
 
 
+@pytest.mark.parametrize(
+    ("here", "everywhere", "longest"), [(5, 100, 100), (100, 5, 100), (None, 5, None), (5, None, None)]
+)
+async def test_of_two_mutes_the_later_end_is_told(
+    chat: Chat, node: RunningNode, here: int | None, everywhere: int | None, longest: int | None
+) -> None:
+    client = await chat.client(node, "u1", "lobby")
+    await chat.done("member.mute", "room:lobby", {"user": "u1", "seconds": here})
+    await chat.done("user.mute", "user:u1", {"seconds": everywhere})
+    refused = await client.say("lobby", "x")
+    if longest is None:
+        assert "retry_after_ms" not in refused
+    else:
+        assert (longest - 10) * 1000 < refused["retry_after_ms"] <= longest * 1000
+
+
 async def test_a_mute_ends_by_itself(chat: Chat, node: RunningNode) -> None:
     client = await chat.client(node, "u1", "lobby")
     await chat.done("member.mute", "room:lobby", {"user": "u1", "seconds": 1})

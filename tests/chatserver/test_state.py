@@ -10,7 +10,7 @@ import pytest
 from bridge.chat.state import Member
 from bridge.client import Bridge
 from chatserver.frames import Refused, Since
-from chatserver.state import BATCH, LATE_MS, MAX_SESSIONS, ChatState, Membership, SessionKey
+from chatserver.state import BATCH, LATE_MS, MAX_SESSIONS, OVERDUE_MS, ChatState, Membership, SessionKey
 from tests.servers import Server
 from tests.waiting import until
 
@@ -60,6 +60,42 @@ async def test_younger_sessions_take_the_place_of_older_ones(state: ChatState) -
         await open_session(number)
     (told,) = await state.keep_sessions([first])
     assert told.replaced
+
+
+async def test_sessions_of_a_node_that_went_away_make_room_before_older_ones(bridge: Bridge) -> None:
+    here, there = ChatState(bridge, "node-a"), ChatState(bridge, "node-b")
+    first = await _open(here, "s0")
+    await until(lambda: _later(here, first))
+    older = [first, *[await _open(here, f"s{n}") for n in range(1, 3)]]
+    await until(lambda: _later(here, older[-1]))
+    dead = [await _open(there, f"s{n}") for n in range(3, MAX_SESSIONS)]
+    here.nodes_changed(["node-a", "node-b"])
+    here.nodes_changed(["node-a"])
+    for n in range(len(dead)):
+        await _open(here, f"again{n}")
+    assert not any(now.replaced for now in await here.keep_sessions(older))
+    here.nodes_changed(["node-a", "node-b"])  # it is back; its sessions count as any other's
+    await _open(there, "s9")
+    assert (await here.keep_sessions(older[:1]))[0].replaced
+
+
+async def test_sessions_without_a_sign_of_life_make_room_before_older_ones(state: ChatState, bridge: Bridge) -> None:
+    first = await _open(state, "s0")
+    await until(lambda: _later(state, first))
+    silent = await _open(state, "s1")
+    key = bridge.keys.state(bridge.shard_of("user:u1"), "user:u1", "sessions")
+    (listed,) = [m for m in await bridge.redis.call("ZRANGE", key, 0, -1) if b"s1" in m]
+    await bridge.redis.call("ZADD", key, (silent.began or 0) - OVERDUE_MS - 1000, listed)
+    for n in range(2, MAX_SESSIONS + 1):
+        await _open(state, f"s{n}")
+    assert not (await state.keep_sessions([first]))[0].replaced
+    assert (await bridge.redis.call("ZSCORE", key, listed)) is None
+
+
+async def _open(state: ChatState, session: str) -> SessionKey:
+    key = SessionKey("u1", session, "Ann")
+    (listed,) = await state.keep_sessions([key])
+    return replace(key, began=listed.began)
 
 
 async def _later(state: ChatState, key: SessionKey) -> bool:

@@ -199,5 +199,5 @@ async def take(stream: ShardStream, owner: str = "node-x/boot") -> Lease:
 async def vanish(stream: ShardStream, lease: Lease, *started: str, presumed: int = 1) -> None:
     """Die as a process does: what was started stays so, and the lease runs out, here at once."""
     for entry in started:
-        await stream.start(lease, entry, presumed=presumed)
+        await stream.start(lease, entry, starts=presumed + 1)
     await stream.release(lease)

@@ -14,8 +14,9 @@ from bridge.effects import Effects
 from bridge.envelope import Command
 from bridge.errors import Rejected, Retry
 from bridge.registry import Registry
+from bridge.shards import shard_of
 from bridge.telemetry import Buried, Read, Released, Retried, Settled, Started
-from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many
+from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many, note
 from tests.recorder import Recorder
 from tests.waiting import until
 
@@ -397,3 +398,37 @@ async def test_a_node_that_does_not_know_a_type_buries_it(fleet: Fleet, events: 
     receipt = await do(bridge)
     await fleet.node(registry=Registry())
     assert (await events.wait_for(Buried, id=receipt.id)).code == "unknown_type"
+
+
+async def test_a_handler_that_cancels_its_own_task_is_tried_again_and_holds_up_nobody(
+    fleet: Fleet, desk: Desk, events: Recorder
+) -> None:
+    async def cancel_first(command: Command[Do]) -> Effects:
+        if command.payload.n == 1 and command.attempt == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.Event().wait()
+        return await note(command)
+
+    desk.handle = cancel_first
+    bridge = await fleet.node(max_in_flight=1)
+    receipts = await do_many(bridge, range(1, 4))
+    for receipt in receipts:
+        outcome = await bridge.outcome(receipt.id, wait=5)
+        assert outcome is not None
+        assert outcome.state == "done"
+    assert await fleet.log() == [1, 2, 3]
+    assert len(events.all(Retried)) == 1
+
+
+async def test_an_entry_on_another_shard_than_its_subjects_is_a_dead_letter(fleet: Fleet, events: Recorder) -> None:
+    bridge = await fleet.node(shards=8)
+    own = shard_of("user:u1", 8)
+    stray = (own + 1) % 8
+    await fleet.put(*flat(GOOD | {"subject": "user:u1"}), shard=stray)
+    buried = await events.wait_for(Buried)
+    assert buried.code == "undecodable"
+    assert f"shard {own}" in buried.cause
+    assert await fleet.log("user:u1", stray) == []
+    assert (await bridge.dead.page(limit=10)).items[0].subject == "user:u1"

@@ -17,7 +17,7 @@ FENCED: dict[str, Call] = {
     "read": lambda stream, lease: stream.read(lease, "node-x", 1),
     "claim": lambda stream, lease: stream.claim(lease, "node-x"),
     "renew": lambda stream, lease: stream.renew(lease),
-    "start": lambda stream, lease: stream.start(lease, "1-1", presumed=1),
+    "start": lambda stream, lease: stream.start(lease, "1-1", starts=2),
     "retry": lambda stream, lease: stream.retry(lease, "1-1", deaths=0),
     "settle": lambda stream, lease: stream.settle(lease, "node-x", []),
     "bury": lambda stream, lease: stream.bury(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from bridge.errors import Unreachable
-from bridge.telemetry import Acquired, Disconnected, LostLease, Settled, StepFailed
-from tests.conformance.fleet import Desk, Fleet, Gate, do, do_many
+from bridge.envelope import Command
+from bridge.errors import Retry, Unreachable
+from bridge.telemetry import Acquired, Buried, Disconnected, LostLease, Retried, Settled, StepFailed
+from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many
 from tests.recorder import Recorder
 from tests.waiting import until
 
@@ -58,7 +60,7 @@ async def test_a_killed_server_that_comes_back_loses_nothing(own_fleet: Fleet, e
     accepted: list[int] = []
 
     async def publish() -> None:
-        for n in range(400):
+        for n in range(200):
             try:
                 await do(bridge, n, idempotency_key=f"k{n}")
             except Unreachable:  # its outcome is unknown: the same key again
@@ -67,17 +69,17 @@ async def test_a_killed_server_that_comes_back_loses_nothing(own_fleet: Fleet, e
             accepted.append(n)
 
     publishing = asyncio.create_task(publish())
-    await until(lambda: len(accepted) > 100)
+    await until(lambda: len(accepted) > 50)
     own_fleet.server.kill()
     await events.wait_for(Disconnected)
     await own_fleet.server.restart()
     await publishing
 
     async def all_there() -> bool:
-        return len(await own_fleet.log()) == 400
+        return len(await own_fleet.log()) == 200
 
     await until(all_there)
-    assert await own_fleet.log() == list(range(400))
+    assert await own_fleet.log() == list(range(200))
 
 
 async def test_a_paused_server_holds_things_up_and_loses_nothing(own_fleet: Fleet, events: Recorder) -> None:
@@ -94,3 +96,51 @@ async def test_a_paused_server_holds_things_up_and_loses_nothing(own_fleet: Flee
         return await own_fleet.log() == list(range(6))
 
     await until(all_there)
+
+
+async def test_a_server_that_takes_no_writes_for_a_while_is_no_cause_for_dead_letters(
+    own_fleet: Fleet, desk: Desk, events: Recorder
+) -> None:
+    gate = Gate()
+    desk.handle = gate
+    bridge = await own_fleet.node()
+    receipts = await do_many(bridge, range(1, 3))
+    await until(lambda: gate.entered)
+    await own_fleet.raw.config_set("min-replicas-to-write", 1)
+    gate.open()
+    await events.wait_for(StepFailed)  # the heartbeat is refused too
+    await own_fleet.raw.config_set("min-replicas-to-write", 0)
+    for receipt in [*receipts, await do(bridge, 3)]:
+        outcome = await bridge.outcome(receipt.id, wait=10)
+        assert outcome is not None
+        assert outcome.state == "done"
+    assert await own_fleet.log() == [1, 2, 3]
+    assert events.all(Buried) == []
+
+
+async def test_a_retry_that_was_due_before_everything_was_lost_starts_nothing(
+    own_fleet: Fleet, desk: Desk, events: Recorder
+) -> None:
+    gate = Gate()
+
+    async def first_fails(command: Command[Do]) -> Any:
+        if command.payload.n == 0:
+            raise Retry(0.2)
+        return await gate(command)
+
+    desk.handle = first_fails
+    bridge = await own_fleet.node()
+    await do(bridge, 0)
+    retried = await events.wait_for(Retried)
+    await own_fleet.raw.flushall()
+    await events.wait_for(LostLease)
+    await do_many(bridge, range(1, 4))
+    await until(lambda: gate.entered)
+    its_time = asyncio.Event()
+    asyncio.get_running_loop().call_later(retried.after_s, its_time.set)
+    await its_time.wait()
+    await do(bridge, 4)
+    gate.open()
+    await events.wait_for_many(4, Settled)
+    assert gate.most == 1
+    assert await own_fleet.log() == [1, 2, 3, 4]

@@ -11,7 +11,6 @@ from bridge.envelope import Command
 from bridge.errors import Invalid
 from bridge.telemetry import Retried, Settled
 from tests.conformance.fleet import Desk, Do, Fleet, Gate, do
-from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.waiting import until
 
@@ -89,15 +88,14 @@ async def test_waiting_ends_at_its_deadline(bridge: Bridge) -> None:
     assert 0.2 <= asyncio.get_running_loop().time() - begin < 1
 
 
-async def test_an_end_whose_word_was_lost_is_noticed(proxy: Proxy, fleet: Fleet, desk: Desk) -> None:
+async def test_an_end_whose_word_was_lost_is_noticed(fleet: Fleet, desk: Desk) -> None:
     desk.handle = gate = Gate()
-    await fleet.node()
-    here = await fleet.bridge(proxy.url)
-    receipt = await do(here)
-    waiting = asyncio.create_task(here.outcome(receipt.id, wait=20))
+    bridge = await fleet.node()
+    receipt = await do(bridge)
+    waiting = asyncio.create_task(bridge.outcome(receipt.id, wait=20))
     await until(lambda: gate.entered)
-    proxy.drop()
     gate.open()
+    await fleet.raw.client_kill_filter(_type="pubsub")
     outcome = await waiting
     assert outcome is not None
     assert outcome.state == "done"

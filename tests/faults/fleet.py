@@ -81,9 +81,7 @@ class Member:
 
     async def destroy(self) -> None:
         if self.running:
-            os.kill(self._process.pid, signal.SIGKILL)
-            if self.pid:
-                self.cont()
+            self._process.kill()
         if self._process.stdin is not None:
             self._process.stdin.close()
         await self._reading

@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 FAULTS: dict[str, tuple[Callable[[Proxy], None], float]] = {
     "connections reset": (lambda proxy: proxy.drop(), 0.0),
-    "refused": (lambda proxy: proxy.cut(), 2.5),
-    "nothing arrives": (lambda proxy: proxy.black_hole(), 2.5),
-    "answers are lost": (lambda proxy: proxy.black_hole(requests=False), 2.5),
-    "80 ms late": (lambda proxy: proxy.delay(0.08), 1.5),
+    "refused": (lambda proxy: proxy.cut(), 3.0),
+    "nothing arrives": (lambda proxy: proxy.black_hole(), 3.0),
+    "answers are lost": (lambda proxy: proxy.black_hole(requests=False), 3.0),
+    "80 ms late": (lambda proxy: proxy.delay(0.08), 2.0),
 }
 
 
@@ -48,14 +48,14 @@ async def test_a_connection_that_fails_costs_nothing_but_time(
     faults = []
     async with Bridge.connect(publisher_side.url, registry=registry) as bridge:
         async with Load(bridge) as load:
-            for _ in range(10 if full else 1):
+            for _ in range(5 if full else 1):
                 for proxy in (node_side, publisher_side):
                     await load.more(chance.randrange(50, 100))
                     faults.append(time.time() * 1000)
                     inflict(proxy)
-                    await elapsed(seconds)
+                    await elapsed(seconds if full else seconds / 2)
                     proxy.heal()
-                await load.more(200)
+                await load.more(100)
         await drained(client, bridge)
         books = await audit(client, bridge, load)
         conclude(f"{fault}: a node, then the publisher", books, len(faults), books.waits(faults), figures)

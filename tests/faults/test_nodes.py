@@ -78,7 +78,7 @@ async def test_nodes_replaced_one_by_one_hold_nothing_up(
                 stops.append(now_ms())
                 leaving.terminate()
                 assert await leaving.ended() == 0
-                await load.more(50)
+                await load.more(30)
                 await fleet.start(name)
     await drained(client, bridge)
     books = await audit(client, bridge, load)

@@ -33,7 +33,7 @@ async def test_ten_times_too_many_are_refused_and_memory_stays_flat(
     client = own_server.client()
     [node] = await fleet.start("a")
     flood = await asyncio.create_subprocess_exec(
-        *guarded([sys.executable, "-m", "tests.faults.flood", own_server.url, "60" if full else "6", "2000"]),
+        *guarded([sys.executable, "-m", "tests.faults.flood", own_server.url, "60" if full else "4", "2000"]),
         cwd=REPOSITORY, stdin=asyncio.subprocess.PIPE if needs_pipe() else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -1,0 +1,27 @@
+"""What services share as processes: the event loop, and the file that says where they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import orjson
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def write_json(path: Path, value: object, *, mode: int = 0o666) -> None:
+    """Whole or not at all, as JSON; dataclasses too. ``mode`` is subject to the umask."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=mode, exist_ok=False)
+    draft.write_bytes(orjson.dumps(value))
+    draft.replace(path)

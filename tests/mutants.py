@@ -1,0 +1,196 @@
+"""Take out one safeguard at a time and expect the suite to fail: ``python -m tests.mutants [NAME …]``.
+
+Each mutant is a patch of the text, made in a copy of the tree. The tests that should
+notice run there, first on the copy as it is, which has to be green. Exit status 1 if a
+mutant survives, if its text is not found, or if the tests fail without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", ".*_cache", "dist", "build", "*.egg-info", ".hypothesis"
+)
+MINUTES = 10  # for one run of tests; one that hangs is red, too
+GREEN, RED = 0, 1  # of pytest's exit codes; others mean that nothing was tested
+
+LEASE, HAZARDS = "tests/conformance/test_lease.py", "tests/conformance/test_hazards.py"
+HANDLING, APPEND = "tests/conformance/test_handling.py", "tests/conformance/test_append.py"
+NODES = "tests/faults/test_nodes.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One safeguard less."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # files, and with ``-k`` which tests of them
+
+    def apply(self, tree: Path) -> bool:
+        """Whether the text was there, exactly once."""
+        path = tree / self.file
+        text = path.read_text()
+        path.write_text(text.replace(self.old, self.new))
+        return text.count(self.old) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    mutant: Mutant
+    killed: bool
+    how: str
+    seconds: float
+
+
+MUTANTS = (
+    Mutant("fence", "bridge/scripts/fence.lua", "if held == token then", "if true then", (LEASE,)),
+    Mutant("claim", "bridge/worker.py", "while page:", "while not page:", (NODES, "-k", "killed")),
+    Mutant("idempotency check", "bridge/scripts/append.lua", "if known then", "if false then", (APPEND,)),
+    Mutant(
+        "XACK guard", "bridge/scripts/settle.lua",
+        "if call('XACK', KEYS[4], group, id) == 0 then", "call('XACK', KEYS[4], group, id)\n  if false then",
+        ("tests/conformance/test_shard_stream.py", HAZARDS),
+    ),
+    Mutant(
+        "incarnation", "bridge/scripts/incarnation.lua",
+        "if redis.call('GET', incarnation_key) == current then", "if true then", (HAZARDS,),
+    ),
+    Mutant(
+        "epoch rises on release", "bridge/scripts/release.lua",
+        "redis.call('INCR', KEYS[2])", "redis.call('GET', KEYS[2])", (LEASE,),
+    ),
+    Mutant(
+        "own epoch raised after an error", "bridge/worker.py",
+        "lease = await self._stream.acquire(self._owner)", "lease = self.lease", (HAZARDS,),
+    ),
+    Mutant(
+        "order of a subject", "bridge/worker.py",
+        "elif not (line.busy or line.timer", "elif not (line.timer", (HANDLING, HAZARDS),
+    ),
+    Mutant(
+        "suspects run alone", "bridge/worker.py", "alone=must_run_alone(", "alone=False and must_run_alone(",
+        (HAZARDS, "-k", "suspect"),
+    ),
+    Mutant(
+        "limit of deaths", "bridge/verdict.py", "if deaths < limits.deaths:", "if True:", (HAZARDS, "-k", "deaths"),
+    ),
+    Mutant("group begins at 0", "bridge/scripts/acquire.lua", "'0', 'MKSTREAM'", "'$', 'MKSTREAM'", (HAZARDS,)),
+    Mutant(
+        "time limit of handlers", "bridge/handling.py", "settings.handler_seconds", "3600.0",
+        (HANDLING, "-k", "hangs"),
+    ),
+    Mutant(
+        "check of effects", "bridge/scripts/settle.lua", "local cause = fault()", "local cause = nil",
+        (HAZARDS, "-k", "effects"),
+    ),
+    Mutant(
+        "limit of the backlog", "bridge/scripts/append.lua", "if backlog >= tonumber(ARGV[1]) then", "if false then",
+        (APPEND, "-k", "backlog"),
+    ),
+    Mutant(
+        "renewal of leases", "bridge/assignment.py",
+        "workers = list(self._workers.values())", "workers = list[Worker]()",
+        ("tests/faults/test_handlers.py", "-k", "longer"),
+    ),
+)  # fmt: skip
+
+
+@contextmanager
+def copied() -> Iterator[Path]:
+    """The tree, as it is now."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
+        tree = Path(directory, "tree")
+        shutil.copytree(REPOSITORY, tree, ignore=LEFT_OUT)
+        yield tree
+
+
+def run(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
+    """Exit code of the tests there, and the first that failed. On one engine: the safeguards are the same on all."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "60", *_on_one(tests)]
+    environment = {**os.environ, "PYTHONPATH": os.fspath(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=MINUTES * 60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return RED, f"hung for {MINUTES} min"
+    failed = re.search(r"^(?:FAILED|ERROR) \S*::(\S+)", done.stdout, re.MULTILINE)
+    return done.returncode, failed[1] if failed else (done.stdout + done.stderr)[-300:].strip()
+
+
+def _on_one(tests: Iterable[str]) -> list[str]:
+    words = list(tests)
+    others = "not redis-7.0 and not redis-8"
+    if "-k" in words:
+        return [*words[:-1], f"({words[-1]}) and {others}"]
+    return [*words, "-k", others]
+
+
+def judge(mutant: Mutant) -> Verdict:
+    """Make the mutant and run its tests."""
+    began = time.monotonic()
+    with copied() as tree:
+        if not mutant.apply(tree):
+            return Verdict(mutant, False, f"{mutant.file} has not exactly one {mutant.old!r}", 0)
+        code, how = run(tree, mutant.tests)
+    if code not in (GREEN, RED):
+        how = f"pytest ended with {code}: {how}"
+    elif code == GREEN:
+        how = "survived"
+    return Verdict(mutant, code == RED, how, time.monotonic() - began)
+
+
+def baseline(mutants: Iterable[Mutant]) -> str | None:
+    """What fails without any mutant; None: nothing does."""
+    with copied() as tree:
+        for tests in sorted({mutant.tests for mutant in mutants}):
+            code, how = run(tree, tests)
+            if code != GREEN:
+                return f"{' '.join(tests)}: {how}"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(mutant.name for mutant in MUTANTS)}; all by default")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    parser.add_argument("--no-baseline", action="store_true", help="do not run the tests without a mutant first")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if not options.names or mutant.name in options.names]
+    unknown = set(options.names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        parser.error(f"no mutant is called {', '.join(sorted(unknown))}")
+    broken = None if options.no_baseline else baseline(chosen)
+    if broken is not None:
+        sys.stdout.write(f"red without a mutant: {broken}\n")
+        return 1
+    with ThreadPoolExecutor(options.jobs) as pool:
+        survived = 0
+        for verdict in pool.map(judge, chosen):
+            survived += not verdict.killed
+            word = "red" if verdict.killed else "SURVIVED"
+            sys.stdout.write(f"{word:<9} {verdict.mutant.name:<34} {verdict.seconds:5.1f} s  {verdict.how}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(chosen) - survived} of {len(chosen)} mutants turn the suite red\n")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
