@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.errors import Misconfigured
+from bridge.registry import message_of
 from bridge.shards import DEFAULT_SHARDS
 from bridge.verdict import Limits
 
@@ -81,7 +82,7 @@ def _explain(model: type[Settings], prefix: str, fault: Any) -> str:
     variable = f"{prefix}{name.upper()}"
     if fault["type"] == "missing":
         return f"{variable} is not set; {field.description if field else 'set it'}"
-    return f"{variable}={shown}: {fault['msg']}"
+    return f"{variable}={shown}: {message_of(fault['type'], fault['msg'])}"
 
 
 class BridgeSettings(Settings):

@@ -18,6 +18,7 @@ from bridge.keys import RESERVED
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[Command[Any]], Awaitable[Any]]  # Effects or None; anything else is a failure
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_NO_OBJECT = ("dict_type", "model_type", "model_attributes_type", "dataclass_type")  # pydantic's codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,19 @@ class Registry:
 
 
 def faults(error: ValidationError, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Every fault of a validation as (JSON pointer, code, message)."""
+    """Every fault of a validation as (JSON pointer, code, message), in words that do not speak of Python."""
     return [
         (prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in fault["loc"]),
-         fault["type"], fault["msg"])
+         fault["type"], message_of(fault["type"], fault["msg"]))
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]  # fmt: skip
+
+
+def message_of(code: str, message: str) -> str:
+    """What pydantic says of a fault, without the name of a Python type."""
+    if code in _NO_OBJECT:
+        return "Input should be an object"
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 def load_plugins(modules: Iterable[str]) -> None:

@@ -100,7 +100,7 @@ class Tokens:
         except InvalidKeyIdError:
             raise
         except JoseError as error:
-            raise BadToken(f"the token is not valid: {error.error or error}") from error
+            raise BadToken(f"the token is not valid: {error.description or error.error}") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise BadToken("the token cannot be read") from error
         return _identity(decoded.claims)

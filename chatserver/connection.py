@@ -22,7 +22,7 @@ ANSWER_TIMEOUT_S: Final = 20.0  # for a client to read an answer that did not fi
 class Connection(ServerConnection):
     """A server connection that is written to without tasks or awaiting.
 
-    Frames go straight to the transport (bench/fan_out: half the time of ``broadcast()``).
+    Frames go straight to the transport (it takes half the time of ``broadcast()``).
     That is sound because nothing here is ever sent in fragments or compressed.
     """
 

@@ -46,7 +46,8 @@ class Control:
         self._hub, self._rooms, self._state, self._channels = hub, rooms, state, channels
         self._follow, self._spawn, self._reload = follow, spawn, reload
         self._followers: list[Follower] = []
-        self._must_check = False
+        self._to_check: set[str] = set()  # users, rooms
+        self._must_reload = False
         self._checked_at = 0.0
 
     async def start(self, shards: int) -> None:
@@ -60,43 +61,51 @@ class Control:
 
     def check_soon(self) -> None:
         """Look at the state of all sessions and members at the next step."""
-        self._must_check = True
+        self._to_check |= {"users", "rooms"}
 
     async def step(self) -> None:
         """Give signs of life of all sessions and members, and part with those that have no place any more."""
+        if self._must_reload:
+            self._must_reload = False
+            self._reload()
         now = asyncio.get_running_loop().time()
-        if not self._must_check and now - self._checked_at < SIGN_OF_LIFE_S:
-            return
-        self._must_check, self._checked_at = False, now
+        if now - self._checked_at >= SIGN_OF_LIFE_S:
+            self.check_soon()
+            self._checked_at = now
+        wanted, self._to_check = self._to_check, set()
         try:
-            await self._check_sessions()
-            await self._check_members()
+            if "users" in wanted:
+                await self._check_sessions()
+            if "rooms" in wanted:
+                await self._check_members()
         except BridgeError:
-            self._must_check = True
+            self._to_check |= wanted
             raise
 
-    def apply(self, publication: Publication) -> int:
-        """Do what one publication says; how many sessions of this node it touched."""
+    def apply(self, publication: Publication) -> None:
+        """Do what one publication says."""
         data: Mapping[str, Any] = publication.data
         match publication.type:
             case "sanction" if data["room"] is None:
-                return self._sanction_user(data, publication.at)
+                self._sanction_user(data, publication.at)
             case "sanction":
-                return self._sanction_member(data)
+                self._sanction_member(data)
             case "replaced":
                 gone = [c for c in self._hub.of_user(data["user"]) if c.id in data["sessions"]]
-                return _shut(gone, Close.REPLACED, "a newer session took this one's place")
+                _shut(gone, Close.REPLACED, "a newer session took this one's place")
+            case "shadow":
+                theirs = [c for c in self._hub.of_user(data["user"]) if data["room"] in c.rooms]
+                self._hub.push(theirs, frames.encode({"type": "message", **data}))
             case "notice.flash":
-                return self._flash(data)
+                self._flash(data)
             case "config.reload":
                 self._reload()
             case "cache.drop":
-                self.check_soon()
+                self._to_check.add(data["what"])
             case _:
                 log.info("an unknown control event was ignored", type=publication.type)
-        return 0
 
-    def _sanction_user(self, data: Mapping[str, Any], at: int) -> int:
+    def _sanction_user(self, data: Mapping[str, Any], at: int) -> None:
         clients = self._hub.of_user(data["user"])
         for client in clients:
             client.must_check = client.began is None
@@ -109,12 +118,12 @@ class Control:
             _shut(there, Close.KICKED, data["reason"] or "kicked")
         elif data["kind"] == "ban":
             _shut(there, Close.BANNED, data["reason"] or "banned")
-        return len(there)
 
-    def _sanction_member(self, data: Mapping[str, Any]) -> int:
+    def _sanction_member(self, data: Mapping[str, Any]) -> None:
         clients, room_id = self._hub.of_user(data["user"]), data["room"]
         if data["kind"] not in ("kick", "ban"):
-            return self._hub.push(clients, frames.sanction_push(data))
+            self._hub.push(clients, frames.sanction_push(data))
+            return
         members = [c for c in clients if room_id in c.rooms]
         concerned = members if data["kind"] == "kick" else clients
         self._hub.push(concerned, frames.sanction_push(data))
@@ -122,13 +131,12 @@ class Control:
             membership = self._rooms.turn_out(client, room_id)
             if membership is not None:
                 self._spawn(self._forget(client, membership))
-        return len(concerned)
 
-    def _flash(self, data: Mapping[str, Any]) -> int:
+    def _flash(self, data: Mapping[str, Any]) -> None:
         if data.get("room") is None:
-            return self._hub.push(self._hub.listed(), frames.flash(data))
-        there = self._rooms.get(data["room"])
-        return 0 if there is None else self._hub.push(there.everybody(), frames.flash(data))
+            self._hub.push(self._hub.listed(), frames.flash(data))
+        elif (there := self._rooms.get(data["room"])) is not None:
+            self._hub.push(there.everybody(), frames.flash(data))
 
     async def _forget(self, client: Client, membership: Membership) -> None:
         with contextlib.suppress(BridgeError):
@@ -163,13 +171,11 @@ class Control:
     def _follower(self, shard: int) -> Follower:
         def lost() -> None:
             self.check_soon()
+            self._must_reload = True  # whether that was among what was missed, nobody knows
             self._spawn(self._begin_again(follower))
 
-        follower = self._follow(Channel.control(shard), self._apply, lost)
+        follower = self._follow(Channel.control(shard), self.apply, lost)
         return follower
-
-    def _apply(self, publication: Publication) -> None:
-        self.apply(publication)
 
     async def _begin(self, follower: Follower) -> None:
         await follower.subscribe()
@@ -184,7 +190,6 @@ class Control:
                 await asyncio.sleep(1)
 
 
-def _shut(clients: list[Client], code: int, reason: str) -> int:
+def _shut(clients: list[Client], code: int, reason: str) -> None:
     for client in clients:
         client.socket.shut(code, reason)
-    return len(clients)

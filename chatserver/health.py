@@ -62,7 +62,10 @@ class Health:
             case "/readyz":
                 found = {name: await check() for name, check in self._checks.items()}
                 ready = not any(found.values())
-                body = {"status": "ready" if ready else "not ready", "checks": {n: w or "ok" for n, w in found.items()}}
+                body = {
+                    "status": "ready" if ready else "unavailable",
+                    "checks": {n: w or "ok" for n, w in found.items()},
+                }
                 return _json(200 if ready else 503, body, request)
             case "/metrics":
                 return _response(200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry), request)

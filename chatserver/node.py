@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
+import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Origin, Subprotocol
@@ -38,6 +39,8 @@ from chatserver.limits import Limits, Words
 from chatserver.rooms import Rooms
 from chatserver.session import Services, Session
 from chatserver.state import ChatState
+
+log = structlog.get_logger(__name__)
 
 STEP_S: Final = 1.0  # presence is gathered for so long, too
 FORGET_S: Final = 60.0
@@ -80,7 +83,7 @@ class ChatNode:
         self.metrics = Metrics()
         self.rooms: Rooms
         self._draining = asyncio.Event()  # operators asked for it
-        self._stopping = False
+        self._stopping = self._was_going = False
         self._background: asyncio.TaskGroup
 
     async def run(self, stopping: asyncio.Event, ready: Callable[[Ready], None]) -> None:
@@ -247,7 +250,13 @@ class ChatNode:
 
     async def _hand_clients_over(self) -> None:
         """Send everybody elsewhere, if this node goes away or was asked to drain."""
-        if not (self._stopping or self._draining.is_set()):
+        going = self._stopping or self._draining.is_set()
+        if going != self._was_going:
+            self._was_going = going
+            log.info(
+                "clients are sent elsewhere" if going else "clients may come again", sessions=len(self.hub.clients)
+            )
+        if not going:
             return
         reason = "restart" if self._stopping else "drain"
         for count, client in enumerate(tuple(self.hub.clients)):
@@ -278,6 +287,7 @@ class ChatNode:
             fresh.text_chars,
             words,
         )
+        log.info("limits and words read again", messages_per_s=fresh.messages_per_s, text_chars=fresh.text_chars)
 
     def _every(self, step: Callable[[], Any], seconds: float) -> asyncio.Task[None]:
         name = getattr(step, "__qualname__", "step")

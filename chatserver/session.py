@@ -12,9 +12,11 @@ from typing import Any, Final
 import structlog
 from websockets.exceptions import ConnectionClosed
 
+from bridge.channels import Channel
 from bridge.chat.history import read_deleted, read_log
-from bridge.chat.state import ChatStore, read_members
+from bridge.chat.state import ChatStore, read_members, user
 from bridge.errors import BridgeError, ServerFull, Unreachable
+from bridge.shards import shard_of
 from chatserver import frames
 from chatserver.auth import BadToken, Tokens
 from chatserver.frames import (
@@ -99,9 +101,11 @@ class Session:
         try:
             value = decode_object(message)
         except NotAFrame as error:
-            return self._socket.shut(Close.NOT_A_FRAME, str(error))
+            self._socket.shut(Close.NOT_A_FRAME, str(error))
+            return
         if not self._client.user and value.get("type") != "auth":
-            return self._socket.shut(Close.NOT_AUTHENTICATED, "the first frame must be auth")
+            self._socket.shut(Close.NOT_AUTHENTICATED, "the first frame must be auth")
+            return
         try:
             await self._handle(value)
         except Refused as refused:
@@ -113,7 +117,6 @@ class Session:
             log.exception("a frame could not be handled", type=str(value.get("type"))[:32])
             self._refuse(value, Refused("internal", "something went wrong here", retry_after_ms=RETRY_MS))
         await self._socket.taken()
-        return None
 
     def _refuse(self, value: Mapping[str, Any], refused: Refused) -> None:
         if refused.id is None:
@@ -141,8 +144,7 @@ class Session:
                 await self._auth(frame)
             case Ping():
                 self._answer({"type": "pong", "id": frame.id})
-            case _:
-                pass  # a pong: that it came is all there is to it
+        # Of a pong, that it came is all there is to it.
 
     async def _auth(self, frame: Auth) -> None:
         client, services = self._client, self._with
@@ -265,18 +267,18 @@ class Session:
                 self._obey(user_now)
                 return None
             if said.shadow:
-                self._show_speaker(frame, said)
+                await self._show_speaker(frame, said)
             return said
         return None
 
-    def _show_speaker(self, frame: Say, said: Said) -> None:
-        """The message of a user who is not to notice that nobody else sees it."""
-        client = self._client
-        push = frames.encode({
-            "type": "message", "room": frame.room, "offset": said.offset, "message_id": said.message_id,
+    async def _show_speaker(self, frame: Say, said: Said) -> None:
+        """The user is not to notice that nobody else sees the message: their sessions do, on every node."""
+        client, store = self._client, self._with.store
+        shown = {
+            "room": frame.room, "offset": said.offset, "message_id": said.message_id,
             "user": client.user, "name": client.name, "text": frame.text, "ts": said.ts,
-        })  # fmt: skip
-        self._with.hub.push((c for c in self._with.hub.of_user(client.user) if frame.room in c.rooms), push)
+        }  # fmt: skip
+        await store.channels.publish(Channel.control(shard_of(user(client.user), store.shards)), "shadow", shown)
 
     async def _history(self, frame: History) -> None:
         self._must_be_in(frame.room)

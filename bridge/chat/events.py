@@ -32,7 +32,7 @@ class ConfigReload(Payload):
 
 
 class CacheDrop(Payload):
-    """Nodes read the state of their rooms, or of their users, again."""
+    """Nodes look at once whether everybody may still be in their rooms, or connected."""
 
     what: Literal["rooms", "users"]
 

@@ -5,7 +5,7 @@ Of a room:  ``settings`` hash (title, state, slow_mode_s, opened_at; there from 
             ``deleted`` JSON message id → by · ``present`` zset of presence members · ``present:version`` counter ·
             ``said:<user>`` slow mode · ``nonce:<user>:<nonce>`` the answer to a say, 10 min
 Of a user:  ``sanctions`` JSON kind → record · ``sessions`` zset of session members · ``session:rooms`` hash session →
-            JSON list · ``kicked_at`` ms, 1 h · ``warned`` the last warning, 1 h
+            JSON list · ``kicked_at`` ms, 1 h
 Of a shard: ``rooms`` zset room → opened_at · ``sanctions`` zset of index members, score ``until``: an index, the
             truth is the record
 Scores of the two zsets of people are server ms of the last sign of life. All times are ms since the epoch.
@@ -26,7 +26,7 @@ from bridge.keys import Keys
 from bridge.shards import shard_of
 
 STALE_MS: Final = 30_000  # someone not refreshed for so long is gone; nodes refresh every 10 s
-KICK_SECONDS: Final = 3600  # how long kicks and warnings leave a trace for nodes that missed the event
+KICK_SECONDS: Final = 3600  # how long kicks leave a trace for nodes that missed the event
 
 SanctionType = Literal["mute", "ban"]
 RoomState = Literal["open", "frozen", "closed"]
@@ -195,14 +195,6 @@ async def read_user_sanctions(store: ChatStore, user_id: str) -> list[Sanction]:
     mine = [m for m in await _index(store, now) if m.startswith(f"user:{user_id}|") or m.endswith(f"|{user_id}")]
     found = [s for s in await _read_sanctions(store, mine, now) if s.user == user_id]  # "mute" is an id, too
     return sorted(found, key=place)
-
-
-async def read_room_sanctions(store: ChatStore, room_id: str) -> list[Sanction]:
-    """Mutes and bans of one room."""
-    now, shard = await server_ms(store), shard_of(room(room_id), store.shards)
-    index = await store.redis.call("ZRANGEBYSCORE", store.keys.shared(shard, "sanctions"), now, "+inf")
-    mine = [m for m in (raw.decode() for raw in index) if m.startswith(f"room:{room_id}|")]
-    return await _read_sanctions(store, mine, now)
 
 
 async def list_sanctions(store: ChatStore, *, after: str = "", limit: int | None = None) -> list[Sanction]:

@@ -44,19 +44,19 @@ async def kick(command: Command[UserKick]) -> Effects:
 
 @handles(UserWarn)
 async def warn(command: Command[UserWarn]) -> Effects:
-    text = command.payload.text
-    event = _event(command, "warn", text=text)
-    warning = {"at": now_ms(command), "text": text, "reason": command.reason, "command_id": command.id}
-    return Effects().set("warned", warning, KICK_SECONDS).publish("sanction", event, channel=CONTROL)
+    # Who is not there to read it does not get it later: its outcome is in the operators' records.
+    return Effects().publish("sanction", _event(command, "warn", text=command.payload.text), channel=CONTROL)
 
 
 async def _impose(command: Command[Any], kind: SanctionType, *, shadow: bool = False) -> Effects:
     sanction = sanction_of(
         command, kind, user=command.subject_id, room=None, seconds=command.payload.seconds, shadow=shadow
     )
-    held = {**await _held(command), kind: sanction}
+    before = await _held(command)
     event = _event(command, kind, until=sanction.until, shadow=shadow)
-    effects = index(_store(Effects(), held, now_ms(command)), sanction)
+    effects = index(_store(Effects(), {**before, kind: sanction}, now_ms(command)), sanction)
+    if shadow and kind in before and not before[kind].shadow:  # what the user knows of is over, for all they see
+        effects.publish("sanction", _event(command, "unmute"), channel=CONTROL)
     return effects.publish("sanction", event, channel=CONTROL).result(until=rfc3339(sanction.until))
 
 

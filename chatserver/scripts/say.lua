@@ -44,15 +44,17 @@ if said and tonumber(said) + slow_ms > now then
 end
 
 local ts = digits(now)
-local epoch, offset
+local epoch, offset, number
 if ARGV[2] == 'shadow' then
-  epoch, offset = ARGV[4], tonumber(redis.call('HGET', KEYS[6], 'offset') or 0)
+  local place = redis.call('HMGET', KEYS[6], 'epoch', 'offset')
+  epoch, offset = place[1] or ARGV[4], tonumber(place[2] or 0)
+  number = offset + 1000 + tonumber(string.sub(ARGV[4], 1, 4), 16) -- no message of the log has it now or soon
 else
   epoch, offset = publish(KEYS[6], KEYS[7], ARGV[3], ARGV[4], ARGV[5],
     '"type":"message","at":' .. ts .. ',"data":' .. ARGV[6] .. '}')
 end
+local id = digits(number or offset) .. '-' .. string.sub(epoch, 1, 8)
 offset = digits(offset)
-local id = offset .. '-' .. string.sub(epoch, 1, 8)
 if slow_ms > 0 then
   redis.call('SET', KEYS[4], ts, 'PX', slow_ms)
 end

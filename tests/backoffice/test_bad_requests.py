@@ -189,6 +189,22 @@ async def test_a_bad_header_is_refused(api: Api, name: str) -> None:
     assert (answer.headers.get("WWW-Authenticate") == "Bearer") == (status == 401)
 
 
+async def test_faults_are_told_without_words_of_python(api: Api) -> None:
+    async def told(path: str, body: Any) -> str:
+        return str((await api.post(path, body)).json)
+
+    delete = {"type": "message.delete", "subject": "room:lobby", "payload": {}}
+    texts = [await told("/commands", body) for body in (7, delete, changed(payload=[]))]
+    texts += [
+        await told("/commands/batch", {"commands": [7]}),
+        await told("/dead/requeue", {"filter": 7, "reason": "x"}),
+    ]
+    for text in texts:
+        assert "Value error" not in text
+        assert "instance of" not in text
+        assert "dictionary" not in text
+
+
 async def test_two_idempotency_keys_are_refused(api: Api) -> None:
     headers = CIMultiDict([("Idempotency-Key", "a"), ("Idempotency-Key", "a")])
     check_problem(await api.post("/commands", GOOD, headers=headers), 422, "invalid", ":Idempotency-Key")

@@ -81,7 +81,6 @@ async def test_sanctions_that_hold_are_listed_and_those_that_ended_are_not(store
     assert await state.list_sanctions(store, limit=2) == [everywhere, here]
     assert await state.list_sanctions(store, after=state.place(here), limit=2) == [other]
     assert await state.read_user_sanctions(store, "u1") == [everywhere, here]
-    assert sorted(s.user for s in await state.read_room_sanctions(store, "lobby")) == ["u1", "u2"]
 
 
 async def test_an_index_entry_without_its_record_is_left_out(store: Bridge) -> None:

@@ -158,3 +158,16 @@ async def test_a_key_set_that_cannot_be_fetched_refuses_to_start() -> None:
 
 async def test_tokens_of_the_tests_are_good() -> None:
     assert (await Tokens(SECRET).check(token("u1"))).user == "u1"
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ("x", "Invalid JSON Web Signature"),
+        (token(exp=None), "Missing claim: 'exp'"),
+        (token(seconds=-60), "is expired"),
+    ],
+)
+async def test_who_is_turned_away_reads_what_is_wrong_with_the_token(sent: str, why: str) -> None:
+    with pytest.raises(BadToken, match=why):
+        await Tokens(SECRET).check(sent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -66,6 +67,39 @@ async def test_a_kick_that_no_channel_tells_any_more_is_found_in_the_state(
     assert await answers(turned_out, "not_joined")
     back = await chat.client(node, "u1", "lobby")
     assert await answers(back, "ok")
+
+
+async def test_a_reload_that_no_channel_tells_any_more_is_made_up_for(
+    chat: Chat, server: Server, start_proxy: Callable[..., Any], tmp_path: Path
+) -> None:
+    words, proxy = tmp_path / "words", await start_proxy(server)
+    words.write_text("")
+    node = await chat.start_node(redis_url=proxy.url, drain_seconds=1, words_file=words)
+    await chat.done("room.open", "room:lobby")
+    client = await chat.client(node, "u1", "lobby")
+    assert await answers(client, "ok")
+    await chat.bridge.broadcast("notice.flash", "all", {"text": "hear", "level": "info", "seconds": None})
+    await client.push("notice", text="hear")
+    proxy.cut()
+    words.write_text("x")
+    await chat.bridge.broadcast("config.reload", "all", {})
+    for shard in range(chat.bridge.shards):
+        await chat.bridge.redis.call("DEL", chat.bridge.keys.log(shard, "control"))
+    proxy.heal()
+    await until(lambda: answers(client, "forbidden"))
+
+
+async def test_a_dropped_cache_of_rooms_concerns_members_and_one_of_users_sessions(
+    chat: Chat, node: RunningNode
+) -> None:
+    client, bridge = await chat.client(node, "u1", "lobby"), chat.bridge
+    for subject, name in (("room:lobby", "kicked:u1"), ("user:u1", "kicked_at")):
+        await bridge.redis.call("SET", bridge.keys.state(bridge.shard_of(subject), subject, name), 1 << 50)
+    await bridge.broadcast("cache.drop", "all", {"what": "rooms"})
+    await client.push("sanction", kind="kick", room="lobby")
+    assert (await client.ask("ping"))["type"] == "pong"
+    await bridge.broadcast("cache.drop", "all", {"what": "users"})
+    assert await client.close_code() == 4503
 
 
 async def test_messages_that_a_cut_off_node_missed_reach_its_members_in_order(

@@ -34,7 +34,7 @@ async def test_without_redis_it_is_alive_and_not_ready_until_redis_is_back(
     proxy.cut()
     status, text = await get(f"{node.http}/readyz")
     assert status == 503
-    assert '"status":"not ready"' in text
+    assert '"status":"unavailable"' in text
     assert (await get(node.where.health_url))[0] == 200
     proxy.heal()
 

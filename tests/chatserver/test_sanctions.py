@@ -84,6 +84,7 @@ async def test_a_user_mute_holds_in_every_room_on_every_node(chat: Chat, two_nod
 
 async def test_a_shadow_muted_user_alone_sees_what_they_say(chat: Chat, two_nodes: Pair) -> None:
     speaker, other = await chat.client(two_nodes[0], "u1", "lobby"), await chat.client(two_nodes[1], "u2", "lobby")
+    elsewhere = await chat.client(two_nodes[1], "u1", "lobby")
     before = await speaker.say("lobby", "before")
     await chat.done("user.mute", "user:u1", {"shadow": True})
     said = await speaker.say("lobby", "in the shadow", nonce="n1")
@@ -91,6 +92,8 @@ async def test_a_shadow_muted_user_alone_sees_what_they_say(chat: Chat, two_node
     assert said["message_id"] != before["message_id"]
     mine = await speaker.push("message", text="in the shadow")
     assert mine["message_id"] == said["message_id"]
+    assert said["message_id"].partition("-")[2] == before["message_id"].partition("-")[2]
+    assert await elsewhere.push("message", text="in the shadow") == mine
     assert await speaker.say("lobby", "in the shadow", nonce="n1") == {**said, "id": said["id"] + 1}
     after = await other.say("lobby", "after")
     assert after["offset"] == before["offset"] + 1
@@ -102,6 +105,17 @@ async def test_a_shadow_muted_user_alone_sees_what_they_say(chat: Chat, two_node
     assert (await speaker.say("lobby", "aloud"))["offset"] == after["offset"] + 1
     await speaker.push("message", text="aloud")
     assert speaker.seen("sanction") == []
+
+
+async def test_a_mute_that_becomes_a_shadow_s_is_over_as_far_as_its_user_can_see(chat: Chat, node: RunningNode) -> None:
+    client = await chat.client(node, "u1", "lobby")
+    await chat.done("user.mute", "user:u1", {"seconds": 60})
+    await client.push("sanction", kind="mute")
+    await chat.done("user.mute", "user:u1", {"shadow": True})
+    await client.push("sanction", kind="unmute")
+    await chat.done("user.unmute", "user:u1")
+    assert (await client.say("lobby", "x"))["type"] == "ok"
+    assert client.seen("sanction") == []
 
 
 async def test_a_banned_member_leaves_keeps_the_socket_and_cannot_join(chat: Chat, two_nodes: Pair) -> None:
