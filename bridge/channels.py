@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from bridge.shard_stream import log_length
 from bridge.shards import shard_of
 
 CONTROL = "control"
+_EPOCHS = 16  # that a reader remembers
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,51 @@ class Channel:
     @classmethod
     def control(cls, shard: int) -> Self:
         return cls(shard, CONTROL)
+
+
+class Progress:
+    """What one reader of a channel has had, so that it gets everything the log has, once and in order.
+
+    A fail-over may take back the last publications: the log then goes on in a new epoch from
+    an offset that was seen before. The epochs it has been in are remembered for that.
+    """
+
+    def __init__(self, at: Position | None) -> None:
+        self._had = {at.epoch: at.offset} if at is not None else {}
+        self._epoch = at.epoch if at is not None else ""
+
+    def follows(self, publication: Publication) -> bool:
+        """Whether it is the next one; it counts as had then."""
+        if publication.epoch != self._epoch or publication.offset != self._had[self._epoch] + 1:
+            return False
+        self._had[self._epoch] = publication.offset
+        return True
+
+    def knows(self, publication: Publication) -> bool:
+        """Whether it was had before."""
+        return publication.offset <= self._had.get(publication.epoch, -1)
+
+    def looks_after(self, last: Position | None) -> int:
+        """The offset from which on the log has to be read; ``last`` is the channel's place now."""
+        return self._had[self._epoch] if last is not None and last.epoch == self._epoch else 0
+
+    def missed(self, log: Sequence[Publication], last: Position | None) -> list[Publication]:
+        """What of the log is new, oldest first; it counts as had then."""
+        known = [index for index, each in enumerate(log) if self.knows(each)]
+        if known:
+            news = list(log[known[-1] + 1 :])
+        elif self._had and last is not None:
+            # Nothing of what was had is left. What is older than this epoch may be older than this reader.
+            news = [each for each in log if each.epoch == last.epoch]
+        else:
+            news = list(log)
+        for each in news:
+            self._had.pop(each.epoch, None)
+            self._had[each.epoch] = each.offset
+            self._epoch = each.epoch
+        for epoch in list(self._had)[:-_EPOCHS]:
+            del self._had[epoch]
+        return news
 
 
 class Channels:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from bridge import self_check
-from bridge.channels import Channel, Channels
+from bridge.channels import Channel, Channels, Progress
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.dead_letters import DeadLetters
@@ -33,8 +33,8 @@ from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Telemetry
 
 _SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"))
-_LOG_AGAIN_S = 0.1
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
+_LOG_AGAIN_S = 0.1  # after a log could not be read
 
 
 class Bridge:
@@ -90,7 +90,7 @@ class Bridge:
             stack.push_async_callback(redis.close)
             await self_check.check_server(redis, config)
             await self_check.check_meta(redis, Keys(config.namespace), config)
-            subscriptions = Subscriptions(url, telemetry=telemetry, timeout=timeout)
+            subscriptions = Subscriptions(redis, telemetry=telemetry)
             receiving = asyncio.create_task(subscriptions.run(), name="subscriptions")
             stack.push_async_callback(_end, receiving)
             bridge = cls(config, redis, subscriptions, registry, telemetry)
@@ -158,27 +158,25 @@ class Bridge:
             on_gap=lambda: put(None),
         )
         try:
-            at = since or await self.channels.position(place)
-            last = at.offset if at is not None else 0
+            progress = Progress(since or await self.channels.position(place))
             put(None)
             while True:
                 publication = await queue.get()
-                missed = [publication] if publication is not None else []
-                if publication is None or publication.offset > last + 1:
-                    missed = await self._read_log(place, last)
-                elif publication.offset <= last and at is not None and publication.epoch == at.epoch:
-                    continue
-                for each in missed:
-                    last, at = each.offset, Position(each.epoch, each.offset)
-                    yield each
+                if publication is not None and progress.follows(publication):
+                    yield publication
+                elif publication is None or not progress.knows(publication):
+                    for each in await self._missed(place, progress):
+                        yield each
         finally:
             self.subscriptions.unsubscribe(subscription)
 
-    async def _read_log(self, place: Channel, after: int) -> list[Publication]:
+    async def _missed(self, place: Channel, progress: Progress) -> list[Publication]:
+        """What the log has for it; tries again as long as Redis is away."""
         while True:
             try:
-                return await self.channels.log(place, after=after)
-            except Unreachable:  # after no more than the connection's deadline; it comes back by itself
+                last = await self.channels.position(place)
+                return progress.missed(await self.channels.log(place, after=progress.looks_after(last)), last)
+            except Unreachable:
                 await asyncio.sleep(_LOG_AGAIN_S)
 
     async def nodes(self) -> list[NodeInfo]:
@@ -247,7 +245,7 @@ class Bridge:
 
     async def ping(self) -> None:
         """Raises Unreachable."""
-        await self.redis.call("PING")
+        await self.redis.each("PING")
 
 
 async def _server_url(url: str, stack: contextlib.AsyncExitStack) -> str:

@@ -16,7 +16,10 @@ from bridge.registry import message_of
 from bridge.shards import DEFAULT_SHARDS
 from bridge.verdict import Limits
 
-URL_CHOICES = "embedded://PATH, unix://PATH, redis://HOST:PORT, rediss://HOST:PORT"
+URL_CHOICES = (
+    "embedded://PATH, unix://PATH, redis://HOST:PORT, rediss://HOST:PORT, "
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, redis+cluster://HOST:PORT,HOST:PORT"
+)
 
 S = TypeVar("S", bound="Settings")
 

@@ -77,6 +77,10 @@ class Unreachable(BridgeError):
     """Redis did not answer. Whether the call took effect is unknown: repeat it with the same idempotency key."""
 
 
+class NotTaken(Unreachable):
+    """No server took the call: not connected, moving, loading. Nothing was done."""
+
+
 class StateUnavailable(Unreachable):
     """A handler's read of its subject's state was not answered. Not the handler's fault: it is run again."""
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
-from bridge.errors import BridgeError, Fenced, Misconfigured, NoGroup, ServerError, ServerFull, Unreachable
+from bridge.errors import BridgeError, Fenced, Misconfigured, NoGroup, NotTaken, ServerError, ServerFull, Unreachable
 from bridge.scripts import Script
 
 Argument = str | bytes | int | float
@@ -67,13 +67,17 @@ def error_of(text: str) -> BridgeError:
         case "NOAUTH" | "WRONGPASS" | "NOPERM":
             return Misconfigured(f"Redis refuses us: {text}")
         case _ if code in _PASSING:
-            return Unreachable(text)
+            return NotTaken(text)
         case _:
             return ServerError(text)
 
 
 class Link(asyncio.Protocol):
-    """See the module. ``on_push`` gets what the server sends unasked: ``[b"smessage", channel, data]`` and the like."""
+    """See the module. ``on_push`` gets what the server sends unasked: ``[b"smessage", channel, data]`` and the like.
+
+    With it, an error that answers no call is a subscription refused: ``on_refused`` says whether
+    somebody sees to that, else the connection is cut.
+    """
 
     def __init__(
         self,
@@ -82,11 +86,14 @@ class Link(asyncio.Protocol):
         timeout: float,
         on_push: Callable[[list[Any]], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
+        on_refused: Callable[[BridgeError], bool] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.up = False
+        self.mode = ""  # standalone, cluster or sentinel
+        self._subscribes = False  # greeted, and used for subscriptions
         self._timeout = timeout
-        self._on_push, self._on_lost = on_push, on_lost
+        self._on_push, self._on_lost, self._on_refused = on_push, on_lost, on_refused
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(
             protocolError=lambda m: ServerError(str(m)), replyError=error_of, notEnoughData=_nothing
@@ -108,6 +115,9 @@ class Link(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 await link._connect()
                 await link._greet(scripts)
+            if not link.up:  # it went right after its last answer
+                raise Unreachable(f"{endpoint}: {link._cause}")
+            link._subscribes = link._on_push is not None
         except (OSError, TimeoutError) as error:
             link.close("never came up")
             raise Unreachable(f"{endpoint}: {error or 'no answer in time'}") from error
@@ -128,7 +138,8 @@ class Link(asyncio.Protocol):
         hello: list[Argument] = ["HELLO", 3]
         if self.endpoint.password is not None:
             hello += ["AUTH", self.endpoint.username or "default", self.endpoint.password]
-        greetings = [self.send(*hello), self.send("CLIENT", "SETNAME", "chat-backoffice-bridge")]
+        told = self.send(*hello)
+        greetings = [told, self.send("CLIENT", "SETNAME", "chat-backoffice-bridge")]
         if self.endpoint.database:
             greetings.append(self.send("SELECT", self.endpoint.database))
         greetings += [self.send("SCRIPT", "LOAD", script.source) for script in scripts]
@@ -136,6 +147,7 @@ class Link(asyncio.Protocol):
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
+        self.mode = told.result()[b"mode"].decode()
 
     def send(self, *arguments: Argument) -> asyncio.Future[Any]:
         """Queue a call; it leaves with all others of this turn of the loop.
@@ -164,7 +176,7 @@ class Link(asyncio.Protocol):
     def _enqueue(self, future: asyncio.Future[Any], packed: bytes, resend: tuple[Argument, ...] | None) -> None:
         if self._transport is None or len(self._waiting) >= MAX_WAITING:
             cause = self._cause if self._transport is None else f"{MAX_WAITING} calls wait for an answer already"
-            future.set_exception(Unreachable(f"{self.endpoint}: {cause}"))
+            future.set_exception(NotTaken(f"{self.endpoint}: {cause}"))
             return
         if not self._waiting:
             self._heard = self._loop.time()
@@ -210,11 +222,12 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         self._reader.feed(data)
-        while True:
+        while self.up:
             try:
                 reply = self._reader.gets()
             except ServerError as error:
-                return self.close(f"not Redis protocol: {error}")
+                self.close(f"not Redis protocol: {error}")
+                return
             if reply is _nothing:
                 return
             if type(reply) is hiredis.PushNotification:
@@ -224,6 +237,11 @@ class Link(asyncio.Protocol):
             self._answer(reply)
 
     def _answer(self, reply: Any) -> None:
+        if self._subscribes and isinstance(reply, BridgeError):
+            # The refusal of a subscription, which answers no call; a new connection asks for all of them again.
+            if self._on_refused is None or not self._on_refused(reply):
+                self.close(f"a subscription was refused: {reply}")
+            return
         future, resend = self._waiting.popleft()
         if future.done():
             return

@@ -15,9 +15,14 @@ SCHEMA_VERSION = "1"
 async def check_server(redis: Redis, settings: BridgeSettings) -> None:
     """Refuse a server that would evict commands or forget them at a restart. Raises Misconfigured with the remedy."""
     try:
-        answer = await redis.call("CONFIG", "GET", "maxmemory-policy", "appendonly", "save")
+        answers = await redis.each("CONFIG", "GET", "maxmemory-policy", "appendonly", "save")
     except (ServerError, Misconfigured):
         return  # CONFIG is closed to us, as hosted servers do; their operators decide
+    for answer in answers:
+        _check_config(answer, settings)
+
+
+def _check_config(answer: dict[bytes, bytes], settings: BridgeSettings) -> None:
     config = {name.decode(): value.decode() for name, value in answer.items()}
     policy = config.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":

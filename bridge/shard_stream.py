@@ -36,6 +36,10 @@ class Lease:
     token: str  # node/boot/epoch/incarnation
     epoch: int
 
+    @property
+    def incarnation(self) -> str:
+        return self.token.rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Occupied:

@@ -1,7 +1,9 @@
-"""Receive publications: one connection and one task, which come back by themselves.
+"""Receive publications: one connection and one task for each primary, which come back by themselves.
 
-Pub/sub forgets what a dropped connection missed. Whoever subscribes is told of every
-renewed confirmation (``on_gap``) and reads the channel's log then.
+Pub/sub forgets what a dropped connection missed, and a server whose slot moves away says nothing more.
+So whoever subscribes is told of every renewed confirmation (``on_gap``) and reads the channel's log then;
+and a channel is followed to its new primary as soon as anybody learns of it: by the server's own
+``sunsubscribe``, by a call that was sent elsewhere, or by the look that `connection` takes each second.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from bridge.connection import endpoint_of
+from bridge.connection import Redis
 from bridge.errors import BridgeError, Unreachable
-from bridge.link import Link
+from bridge.link import Endpoint, Link
 from bridge.telemetry import Disconnected, Resubscribed, StepFailed, Telemetry
+from bridge.topology import slot_of
 
 PING_EVERY_S = 1.0
 _RECONNECT_FIRST_S, _RECONNECT_MOST_S = 0.02, 0.5
@@ -28,13 +31,100 @@ class Subscription:
         self.confirmed = asyncio.Event()
 
 
-class Subscriptions:
-    """All of a process' channels on one connection."""
+class _Receiver:
+    """The subscribing connection to one primary."""
 
-    def __init__(self, url: str, *, telemetry: Telemetry, timeout: float = 1.0) -> None:
-        self._endpoint, self._telemetry, self._timeout = endpoint_of(url), telemetry, timeout
-        self._by_channel: dict[bytes, list[Subscription]] = {}
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        timeout: float,
+        telemetry: Telemetry,
+        on_push: Callable[[_Receiver, list[Any]], None],
+        on_refused: Callable[[_Receiver, BridgeError], bool],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._endpoint, self._timeout, self._telemetry = endpoint, timeout, telemetry
+        self._on_push, self._on_refused, self._on_lost = on_push, on_refused, on_lost
         self._link: Link | None = None
+        self.channels: set[bytes] = set()
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    def add(self, channel: bytes) -> None:
+        self.channels.add(channel)
+        if self._link is not None:
+            self._link.write("SSUBSCRIBE", channel)
+
+    def remove(self, channel: bytes) -> None:
+        self.channels.discard(channel)
+        if self._link is not None:
+            self._link.write("SUNSUBSCRIBE", channel)
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        loop, pause = asyncio.get_running_loop(), _RECONNECT_FIRST_S
+        while True:
+            lost: asyncio.Future[str] = loop.create_future()
+            try:
+                link = await self._open(lost)
+            except BridgeError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RECONNECT_MOST_S)
+                continue
+            since = loop.time()
+            try:
+                await self._attend(link, lost)
+            finally:
+                self._link = None
+                link.close()
+            self._telemetry.emit(Disconnected(f"{self._endpoint} (subscriptions)", lost.result()))
+            self._on_lost()
+            if loop.time() - since > PING_EVERY_S:
+                pause = _RECONNECT_FIRST_S
+            else:  # it takes connections, and refuses what we ask for
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RECONNECT_MOST_S)
+
+    async def _open(self, lost: asyncio.Future[str]) -> Link:
+        def on_lost(cause: str) -> None:
+            if not lost.done():
+                lost.set_result(cause)
+
+        def on_push(push: list[Any]) -> None:
+            self._on_push(self, push)
+
+        def on_refused(error: BridgeError) -> bool:
+            return self._on_refused(self, error)
+
+        return await Link.open(
+            self._endpoint, timeout=self._timeout, on_push=on_push, on_lost=on_lost, on_refused=on_refused
+        )
+
+    async def _attend(self, link: Link, lost: asyncio.Future[str]) -> None:
+        self._link = link
+        for channel in self.channels:
+            link.write("SSUBSCRIBE", channel)
+        self._telemetry.emit(Resubscribed(len(self.channels)))
+        while not lost.done():
+            with contextlib.suppress(Unreachable):
+                await link.send("PING")  # a half-open connection is silent for ever; the link's deadline cuts it
+            await asyncio.wait((lost,), timeout=PING_EVERY_S)
+
+
+class Subscriptions:
+    """All of a process' channels."""
+
+    def __init__(self, redis: Redis, *, telemetry: Telemetry) -> None:
+        self._redis, self._telemetry = redis, telemetry
+        self._by_channel: dict[bytes, list[Subscription]] = {}
+        self._receivers: dict[Endpoint, _Receiver] = {}
+        self._where: dict[bytes, _Receiver] = {}
+        self._changed = asyncio.Event()
+        self._strayed = False  # a server has dropped a channel
+        redis.on_moved(self._changed.set)
 
     async def subscribe(
         self, channel: str, listener: Callable[[bytes], None], *, on_gap: Callable[[], None] | None = None
@@ -44,13 +134,13 @@ class Subscriptions:
         ``on_gap`` is called after each later confirmation: messages may have been missed. Both run on
         the loop and must not block. Waits as long as Redis is away.
         """
-        subscription = Subscription(channel, listener, on_gap)
-        others = self._by_channel.setdefault(channel.encode(), [])
-        others.append(subscription)
-        if any(other.confirmed.is_set() for other in others) and self._link is not None:
+        subscription, name = Subscription(channel, listener, on_gap), channel.encode()
+        others = self._by_channel.setdefault(name, [])
+        if any(other.confirmed.is_set() for other in others) and self._is_up(name):
             subscription.confirmed.set()
-        elif self._link is not None and len(others) == 1:
-            self._link.write("SSUBSCRIBE", channel)
+        others.append(subscription)
+        if len(others) == 1:
+            self._assign(name)
         try:
             await subscription.confirmed.wait()
         except asyncio.CancelledError:
@@ -67,56 +157,71 @@ class Subscriptions:
         others.remove(subscription)
         if not others:
             del self._by_channel[name]
-            if self._link is not None:
-                self._link.write("SUNSUBSCRIBE", subscription.channel)
+            receiver = self._where.pop(name, None)
+            if receiver is not None:
+                receiver.remove(name)
 
     @property
     def connected(self) -> bool:
-        return self._link is not None
+        return bool(self._receivers) and all(receiver.connected for receiver in self._receivers.values())
 
     async def run(self) -> None:
-        """Keep the connection up until cancelled."""
-        pause = _RECONNECT_FIRST_S
-        while True:
-            lost = asyncio.get_running_loop().create_future()
-            try:
-                link = await Link.open(
-                    self._endpoint,
-                    timeout=self._timeout,
-                    on_push=self._pushed,
-                    on_lost=lambda cause, lost=lost: lost.done() or lost.set_result(cause),
-                )
-            except BridgeError:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RECONNECT_MOST_S)
-                continue
-            pause = _RECONNECT_FIRST_S
-            try:
-                await self._attend(link, lost)
-            finally:
-                self._link = None
-                link.close()
-            self._telemetry.emit(Disconnected(f"{self._endpoint} (subscriptions)", str(lost.result())))
-
-    async def _attend(self, link: Link, lost: asyncio.Future[str]) -> None:
-        self._link = link
-        for channel in self._by_channel:
-            link.write("SSUBSCRIBE", channel)
-        self._telemetry.emit(Resubscribed(len(self._by_channel)))
-        while not lost.done():
-            with contextlib.suppress(Unreachable):
-                await link.send("PING")  # a half-open connection is silent for ever; the link's deadline cuts it
-            await asyncio.wait((lost,), timeout=PING_EVERY_S)
-
-    def _tell(self, subscription: Subscription, message: bytes) -> None:
+        """Keep the connections up until cancelled."""
+        tasks: dict[Endpoint, asyncio.Task[None]] = {}
         try:
-            subscription.listener(message)
-        except Exception as error:
-            self._telemetry.emit(StepFailed(f"listener of {subscription.channel}", f"{type(error).__name__}: {error}"))
+            while True:
+                self._changed.clear()
+                await self._follow(tasks)
+                await self._changed.wait()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
 
-    def _pushed(self, push: list[Any]) -> None:
+    async def _follow(self, tasks: dict[Endpoint, asyncio.Task[None]]) -> None:
+        """Have a receiver for each primary, and every channel at its own."""
+        if self._strayed:
+            self._strayed = False
+            await self._redis.look()
+        primaries = self._redis.placement.primaries
+        for endpoint in primaries:
+            if endpoint not in tasks:
+                receiver = self._receivers[endpoint] = _Receiver(
+                    endpoint,
+                    timeout=self._redis.timeout,
+                    telemetry=self._telemetry,
+                    on_push=self._pushed,
+                    on_refused=self._refused,
+                    on_lost=self._redis.look_soon,
+                )
+                tasks[endpoint] = asyncio.create_task(receiver.run(), name=f"subscriptions-{endpoint}")
+        for channel in tuple(self._by_channel):
+            self._assign(channel)
+        for endpoint in [endpoint for endpoint in tasks if endpoint not in primaries]:
+            del self._receivers[endpoint]
+            tasks[endpoint].cancel()
+            await asyncio.gather(tasks.pop(endpoint), return_exceptions=True)
+
+    def _assign(self, channel: bytes) -> None:
+        owner = self._redis.placement.owner(channel)
+        receiver = self._receivers.get(owner) if owner is not None else None
+        before = self._where.get(channel)
+        if receiver is None or receiver is before:
+            return
+        if before is not None:
+            before.remove(channel)
+        self._where[channel] = receiver
+        receiver.add(channel)
+
+    def _is_up(self, channel: bytes) -> bool:
+        receiver = self._where.get(channel)
+        return receiver is not None and receiver.connected
+
+    def _pushed(self, receiver: _Receiver, push: list[Any]) -> None:
         kind, channel = push[0], push[1]
         subscriptions = tuple(self._by_channel.get(channel, ()))
+        if self._where.get(channel) is not receiver:
+            return  # from the primary that it had before
         if kind == b"smessage":
             for subscription in subscriptions:
                 if subscription.confirmed.is_set():
@@ -127,5 +232,30 @@ class Subscriptions:
                     subscription.confirmed.set()
                 elif subscription.on_gap is not None:
                     subscription.on_gap()
-        elif kind == b"sunsubscribe" and subscriptions and self._link is not None:
-            self._link.write("SSUBSCRIBE", channel)
+        elif kind == b"sunsubscribe" and subscriptions:
+            # The slot went elsewhere, or we left and came back within one turn: ask again, here or there.
+            self._stray(receiver, channel)
+
+    def _refused(self, receiver: _Receiver, error: BridgeError) -> bool:
+        """Whether it is about a slot that went elsewhere, before we had heard of that."""
+        word, _, rest = str(error).partition(" ")
+        if word != "MOVED":
+            return False
+        slot = int(rest.split(" ")[0])
+        for channel in tuple(receiver.channels):
+            if slot_of(channel) == slot:
+                self._stray(receiver, channel)
+        return True
+
+    def _stray(self, receiver: _Receiver, channel: bytes) -> None:
+        receiver.channels.discard(channel)
+        if self._where.get(channel) is receiver:
+            del self._where[channel]
+        self._strayed = True
+        self._changed.set()
+
+    def _tell(self, subscription: Subscription, message: bytes) -> None:
+        try:
+            subscription.listener(message)
+        except Exception as error:
+            self._telemetry.emit(StepFailed(f"listener of {subscription.channel}", f"{type(error).__name__}: {error}"))

@@ -26,6 +26,13 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacementChanged:
+    """Keys have other primaries than before: a fail-over, or slots that moved."""
+
+    primaries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     node: str
     boot: str

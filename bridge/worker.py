@@ -87,6 +87,7 @@ class Worker:
         self._pause_s = 0.0  # before the next recovery; grows while one follows the other
         self._stirred = asyncio.Event()  # something for the loop to look at
         self._taken_over = False
+        self._rolled_back = False  # the server is another one, and may lack what handlers have read
         self._draining = False
         self._lost = False
 
@@ -191,13 +192,14 @@ class Worker:
         for line in self._lines.values():
             for held in line.entries:
                 found = pending.get(held.raw.id)
-                held.dropped = found is None or found.fields != held.raw.fields
+                # What was read from a server that lost it since must not settle on its successor.
+                held.dropped = self._rolled_back or found is None or found.fields != held.raw.fields
                 if not held.dropped:
                     del pending[held.raw.id]
         if pending:
             self._telemetry.emit(Claimed(self._node, self.shard, len(pending)))
         self._take(hold(self.shard, raw, presumed_deaths=self._presumed(raw)) for raw in pending.values())
-        self._taken_over = True
+        self._taken_over, self._rolled_back = True, False
 
     def _presumed(self, raw: RawEntry) -> int:
         # What another process held may have been started there. What this one read without ever
@@ -214,6 +216,7 @@ class Worker:
         try:
             lease = await self._stream.acquire(self._owner)
             if isinstance(lease, Lease):
+                self._rolled_back = self._rolled_back or lease.incarnation != self.lease.incarnation
                 self.lease = lease
                 await self._take_over()
         except BridgeError as error:

@@ -168,7 +168,7 @@ async def test_a_restarted_server_that_lost_nothing_is_followed_on(own_server: S
         followed.follower.begin(Position("", 0))
         before = await publish(bridge, 1, 5)
         await own_server.restart()
-        await bridge.redis.up()
+        await until(lambda: bridge.redis.connected)
         after = await publish(bridge, 6, 8)
         await until(lambda: len(followed.texts) >= 8)
         assert before is not None

@@ -130,7 +130,7 @@ async def test_a_place_of_an_earlier_life_of_the_server_is_known_while_the_log_h
             await state.say(ANN, "lobby", text, None, await state.read_user("u1"))
         before = (await state.join("lobby", ANN, None, 50)).position
         await own_server.restart()
-        await bridge.redis.up()
+        await until(lambda: bridge.redis.connected)
         await state.say(ANN, "lobby", "3", None, await state.read_user("u1"))
         joined = await state.join("lobby", ANN, Since(epoch=before.epoch, offset=before.offset), 50)
         assert joined.position.epoch != before.epoch

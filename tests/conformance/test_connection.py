@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from bridge import link as link_module
-from bridge.connection import Redis, endpoint_of
+from bridge.connection import Redis
 from bridge.errors import (
     BridgeError,
     Fenced,
     Misconfigured,
     NoGroup,
+    NotTaken,
     ServerError,
     ServerFull,
     Unreachable,
@@ -25,6 +26,7 @@ from bridge.errors import (
 from bridge.link import Link, NoScript, error_of
 from bridge.scripts import Script
 from bridge.telemetry import Connected, Disconnected
+from bridge.topology import endpoint_of
 from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -98,16 +100,16 @@ async def test_an_error_is_its_callers_only(redis: Redis) -> None:
         ("NOAUTH Authentication required.", Misconfigured),
         ("WRONGPASS invalid username-password pair", Misconfigured),
         ("NOPERM this user has no permissions", Misconfigured),
-        ("LOADING Redis is loading the dataset in memory", Unreachable),
-        ("READONLY You can't write against a read only replica.", Unreachable),
-        ("MASTERDOWN Link with MASTER is down", Unreachable),
-        ("CLUSTERDOWN The cluster is down", Unreachable),
-        ("TRYAGAIN Multiple keys request during rehashing of slot", Unreachable),
-        ("BUSY Redis is busy running a script.", Unreachable),
-        ("NOREPLICAS Not enough good replicas to write.", Unreachable),
-        ("UNBLOCKED the stream key no longer exists", Unreachable),
-        ("MOVED 3999 127.0.0.1:6381", Unreachable),
-        ("ASK 3999 127.0.0.1:6381", Unreachable),
+        ("LOADING Redis is loading the dataset in memory", NotTaken),
+        ("READONLY You can't write against a read only replica.", NotTaken),
+        ("MASTERDOWN Link with MASTER is down", NotTaken),
+        ("CLUSTERDOWN The cluster is down", NotTaken),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", NotTaken),
+        ("BUSY Redis is busy running a script.", NotTaken),
+        ("NOREPLICAS Not enough good replicas to write.", NotTaken),
+        ("UNBLOCKED the stream key no longer exists", NotTaken),
+        ("MOVED 3999 127.0.0.1:6381", NotTaken),
+        ("ASK 3999 127.0.0.1:6381", NotTaken),
     ],
 )
 def test_errors_of_redis_become_ours(text: str, error: type[BridgeError]) -> None:

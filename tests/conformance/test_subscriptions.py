@@ -10,6 +10,7 @@ import pytest
 
 from bridge.channels import Channel
 from bridge.client import Bridge
+from bridge.connection import Redis
 from bridge.errors import Invalid
 from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Resubscribed, StepFailed, Telemetry
@@ -22,13 +23,15 @@ from tests.waiting import until
 
 @contextlib.asynccontextmanager
 async def running(url: str, telemetry: Telemetry, timeout: float = 1.0) -> AsyncIterator[Subscriptions]:
-    subscriptions = Subscriptions(url, telemetry=telemetry, timeout=timeout)
+    redis = await Redis.connect(url, telemetry=telemetry, timeout=timeout)
+    subscriptions = Subscriptions(redis, telemetry=telemetry)
     task = asyncio.create_task(subscriptions.run())
     try:
         yield subscriptions
     finally:
         task.cancel()
         await asyncio.wait((task,))
+        await redis.close()
 
 
 @pytest.fixture
@@ -108,8 +111,8 @@ async def test_a_connection_that_fell_silent_is_cut(proxy: Proxy, events: Record
 
 
 async def test_subscribing_waits_for_a_server_that_is_away(proxy: Proxy, events: Recorder) -> None:
-    proxy.cut()
     async with running(proxy.url, events.telemetry) as subscriptions:
+        proxy.cut()
         waiting = asyncio.ensure_future(subscriptions.subscribe("c", lambda message: None))
         await until(lambda: not waiting.done())
         proxy.heal()
@@ -117,8 +120,8 @@ async def test_subscribing_waits_for_a_server_that_is_away(proxy: Proxy, events:
 
 
 async def test_who_gives_up_waiting_leaves_nothing(proxy: Proxy, events: Recorder) -> None:
-    proxy.cut()
     async with running(proxy.url, events.telemetry) as subscriptions:
+        proxy.cut()
         waiting = asyncio.ensure_future(subscriptions.subscribe("c", lambda message: None))
         asyncio.get_running_loop().call_soon(waiting.cancel)
         await asyncio.wait((waiting,))

@@ -1,0 +1,380 @@
+"""Where the primaries are: one server, the one that sentinels name, or a cluster's slots."""
+
+from __future__ import annotations
+
+import asyncio
+from binascii import crc_hqx
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio.connection import SSLConnection, parse_url
+
+from bridge.errors import BridgeError, Misconfigured, ServerError, Unreachable
+from bridge.link import Endpoint, Link
+
+SLOTS = 16384
+SENTINEL_PORT, CLUSTER_PORT = 26379, 6379
+BELIEVED_AFTER_S = 5.0  # an account of an older past than we have seen: all of it was set up anew
+NEXT_AFTER_S = 0.1  # without an answer another cluster node is asked as well
+T = TypeVar("T")
+_CHOICES = (
+    "use embedded://PATH, unix://PATH, redis://HOST:PORT, rediss://HOST:PORT, "
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or redis+cluster://HOST:PORT,HOST:PORT"
+)
+
+
+def slot_of(key: str | bytes) -> int:
+    """The cluster slot of a key: CRC16/XMODEM of its hash tag, or of all of it (Redis cluster specification)."""
+    data = key.encode() if isinstance(key, str) else key
+    start = data.find(b"{")
+    if start >= 0:
+        end = data.find(b"}", start + 1)
+        if end > start + 1:
+            data = data[start + 1 : end]
+    return crc_hqx(data, 0) % SLOTS
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The primaries, and which of them owns a key."""
+
+    primaries: tuple[Endpoint, ...]
+    owners: tuple[int, ...] | None = None  # per slot an index into primaries, -1 = nobody; None: the only one owns all
+
+    def owner(self, key: str | bytes) -> Endpoint | None:
+        """None: no primary has the key's slot at this moment."""
+        if self.owners is None:
+            return self.primaries[0]
+        index = self.owners[slot_of(key)]
+        return self.primaries[index] if index >= 0 else None
+
+
+class Topology(Protocol):
+    """A way to find the primaries. ``fixed`` ones are looked at once."""
+
+    fixed: bool
+
+    async def look(self, timeout: float) -> Placement:
+        """Where they are now. Raises Unreachable, or Misconfigured where the URL names the wrong servers."""
+
+
+class Single:
+    """One server, always at the same address."""
+
+    fixed = True
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def look(self, timeout: float) -> Placement:
+        link = await Link.open(self._endpoint, timeout=timeout)
+        link.close()
+        match link.mode:
+            case "cluster":
+                raise Misconfigured(f"{self._endpoint} belongs to a cluster; use redis+cluster://{self._endpoint}")
+            case "sentinel":
+                raise Misconfigured(f"{self._endpoint} is a sentinel; use redis+sentinel://{self._endpoint}/SERVICE")
+        return Placement((self._endpoint,))
+
+
+class _Doubt:
+    """Whether to wait for better knowledge: what contradicts what we know is believed once it has lasted."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def about(self, contradiction: bool) -> bool:
+        now = asyncio.get_running_loop().time()
+        if not contradiction:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        return now - self._since < BELIEVED_AFTER_S
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Named:
+    """What a sentinel says; the largest is the newest."""
+
+    epoch: int
+    promoted: bool  # it is about to replace the one of this epoch
+    address: tuple[str, int]
+
+
+class Sentinel:
+    """The primary of one service. Most sentinels must have answered: one that was cut off names one of the past.
+
+    A primary of the past may believe in itself for seconds, so only the newest that was named is asked to agree,
+    and whoever names an older one than we have seen is not believed, unless that lasts.
+    """
+
+    fixed = False
+
+    def __init__(self, sentinels: Sequence[Endpoint], service: str, like: Endpoint) -> None:
+        self._sentinels, self._service, self._like = sentinels, service, like
+        self._newest = (0, False)
+        self._doubt = _Doubt()
+
+    async def look(self, timeout: float) -> Placement:
+        answers, faults = await _first(
+            [self._ask(sentinel, timeout) for sentinel in self._sentinels],
+            enough=lambda answers: len(answers) > len(self._sentinels) // 2,
+        )
+        if not answers:
+            raise _complaint(f"no sentinel knows a primary of {self._service!r}", faults)
+        if self._doubt.about((max(answers).epoch, max(answers).promoted) < self._newest):
+            raise Unreachable(f"the sentinels that answer have not heard of the fail-over of {self._service!r} yet")
+        votes = Counter(answers)
+        names = sorted(
+            {named for named in answers if named.epoch == max(answers).epoch},
+            key=lambda named: (named.promoted, votes[named]),
+        )
+        agreeing, faults = await _first([self._confirm(named, timeout) for named in names])
+        if not agreeing:
+            raise Unreachable("; ".join(map(str, faults)))
+        named, endpoint = max(agreeing, key=lambda agreed: names.index(agreed[0]))
+        self._newest = (named.epoch, named.promoted)
+        return Placement((endpoint,))
+
+    async def _ask(self, sentinel: Endpoint, timeout: float) -> _Named:
+        try:
+            found, facts = await _call(
+                sentinel,
+                timeout,
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service),
+                ("SENTINEL", "MASTER", self._service),
+            )
+        except ServerError as error:
+            if "No such master" in str(error):
+                raise Misconfigured(f"{sentinel} watches no service {self._service!r}") from None
+            if "unknown command" in str(error):
+                raise Misconfigured(f"{sentinel} is no sentinel") from None
+            raise
+        address = found[0].decode(), int(found[1])
+        before = facts[b"ip"].decode(), int(facts[b"port"])
+        return _Named(int(facts[b"config-epoch"]), address != before, address)
+
+    async def _confirm(self, named: _Named, timeout: float) -> tuple[_Named, Endpoint]:
+        endpoint = replace(self._like, host=named.address[0], port=named.address[1])
+        ((role, *_),) = await _call(endpoint, timeout, ("ROLE",))
+        if role != b"master":
+            raise Unreachable(f"{endpoint} is not a primary (yet)")
+        return named, endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The slots as one node sees them."""
+
+    by: Endpoint
+    well: bool  # it is in touch with the majority, and all slots are served
+    epoch: int
+    ranges: Sequence[Any]
+    epochs: dict[bytes, int]  # of each primary's claim to its slots; the highest is right
+
+    @property
+    def served(self) -> int:
+        """How many slots have a primary."""
+        return sum(last - first + 1 for first, last, *_ in self.ranges)
+
+
+class Cluster:
+    """The slots of a cluster, as the first node tells that sees it well; without one, as the one that knows most.
+
+    A node that has not heard of a fail-over yet would send us back to the primary of the past. So each slot stays
+    with the highest claim that was seen, as in the cluster itself, unless everybody contradicts that for long.
+    """
+
+    fixed = False
+
+    def __init__(self, seeds: Sequence[Endpoint], like: Endpoint) -> None:
+        self._known, self._like = list(seeds), like
+        self._seen: _Seen | None = None
+        self._placed = Placement(())
+        self._claims: list[tuple[int, Endpoint | None]] = [(-1, None)] * SLOTS  # per slot
+        self._doubt, self._doubted = _Doubt(), False
+
+    async def look(self, timeout: float) -> Placement:
+        answers, faults = await _first(
+            [self._ask(node, timeout) for node in self._known],
+            enough=lambda answers: answers[-1].well,
+            next_after_s=NEXT_AFTER_S,
+        )
+        seen = max(answers, key=lambda seen: (seen.well, seen.epoch, seen.served), default=None)
+        if seen is None:
+            raise _complaint("no cluster node tells its slots", faults)
+        if self._seen is None or self._doubted or (seen.ranges, seen.epochs) != (self._seen.ranges, self._seen.epochs):
+            self._placed = self._placement(seen)
+            self._seen = seen
+        return self._placed
+
+    async def _ask(self, node: Endpoint, timeout: float) -> _Seen:
+        try:
+            info, ranges, nodes = await _call(
+                node, timeout, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"), ("CLUSTER", "NODES")
+            )
+        except ServerError as error:
+            if "cluster support disabled" in str(error):
+                raise Misconfigured(f"{node} is no cluster node; use redis://{node}") from None
+            raise
+        facts = dict(line.split(":", 1) for line in _text(info).split("\r\n") if ":" in line)
+        if not ranges:
+            raise Unreachable(f"{node}: no slots are served")
+        rows = [row.split(" ") for row in _text(nodes).splitlines()]
+        epochs = {id.encode(): int(epoch) for id, _, _, _, _, _, epoch, *_ in rows}
+        return _Seen(node, facts["cluster_state"] == "ok", int(facts["cluster_current_epoch"]), ranges, epochs)
+
+    def _placement(self, seen: _Seen) -> Placement:
+        claims: list[tuple[int, Endpoint | None]] = [(-1, None)] * SLOTS
+        others = []
+        for first, last, primary, *replicas in seen.ranges:
+            claim = seen.epochs.get(primary[2], 0), self._endpoint(seen.by, primary)
+            claims[first : last + 1] = [claim] * (last - first + 1)
+            others += [self._endpoint(seen.by, replica) for replica in replicas]
+        outdated = any(new[0] < old[0] for new, old in zip(claims, self._claims, strict=True) if new[1] is not None)
+        self._doubted = self._doubt.about(outdated)
+        if self._doubted:
+            pairs = zip(claims, self._claims, strict=True)
+            claims = [old if new[1] is not None and new[0] < old[0] else new for new, old in pairs]
+        self._claims = claims
+        primaries = tuple(dict.fromkeys(endpoint for _, endpoint in claims if endpoint is not None))
+        index: dict[Endpoint | None, int] = {endpoint: i for i, endpoint in enumerate(primaries)}
+        # Next time those are asked that serve now; the seeds stay last.
+        self._known = list(dict.fromkeys([*primaries, *others, *self._known]))[:64]
+        return Placement(primaries, tuple(index.get(endpoint, -1) for _, endpoint in claims))
+
+    def _endpoint(self, told_by: Endpoint, node: Sequence[Any]) -> Endpoint:
+        # Without a name it is the address that we came by.
+        host = node[0].decode() if node[0] not in (None, b"", b"?") else told_by.host
+        return replace(self._like, host=host, port=node[1])
+
+
+async def _call(endpoint: Endpoint, timeout: float, *calls: tuple[str, ...]) -> list[Any]:
+    """Some calls on a connection of their own."""
+    link = await Link.open(endpoint, timeout=timeout)
+    try:
+        return await asyncio.gather(*(link.send(*call) for call in calls))
+    finally:
+        link.close()
+
+
+async def _first(
+    asks: Sequence[Coroutine[Any, Any, T]],
+    *,
+    enough: Callable[[list[T]], bool] = lambda answers: False,
+    next_after_s: float = 0.0,
+) -> tuple[list[T], list[BridgeError]]:
+    """Answers and errors, until there are ``enough`` answers or no more to come.
+
+    ``next_after_s``: so long each ask waits for an answer to the ones before it.
+    """
+    answers: list[T] = []
+    faults: list[BridgeError] = []
+    waiting, running = deque(asks), set[asyncio.Task[T]]()
+    try:
+        while (waiting or running) and not (answers and enough(answers)):
+            while waiting:
+                running.add(asyncio.create_task(waiting.popleft(), name="topology-ask"))
+                if next_after_s:
+                    break
+            done, running = await asyncio.wait(
+                running, timeout=next_after_s if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                try:
+                    answers.append(task.result())
+                except BridgeError as error:
+                    faults.append(error)
+    finally:
+        for ask in waiting:
+            ask.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return answers, faults
+
+
+def _complaint(what: str, faults: Sequence[BridgeError]) -> BridgeError:
+    """It is a matter of settings where everybody says so, and passes otherwise."""
+    kind = Misconfigured if all(isinstance(fault, Misconfigured) for fault in faults) else Unreachable
+    return kind(f"{what}: {'; '.join(map(str, faults))}")
+
+
+def _text(answer: bytes | str) -> str:
+    return answer.decode() if isinstance(answer, bytes) else answer
+
+
+def topology_of(url: str) -> Topology:
+    """Read a URL. Raises Misconfigured with the choices."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("redis+sentinel", "redis+cluster"):
+        return Single(endpoint_of(url))
+    try:
+        return _several(url, scheme)
+    except (ValueError, TypeError) as error:
+        raise _unusable(error) from None
+
+
+def endpoint_of(url: str) -> Endpoint:
+    """Read the URL of one server. Raises Misconfigured with the choices."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("unix", "redis", "rediss"):
+        raise Misconfigured(f"{scheme!r} is no Redis URL scheme here; {_CHOICES}")
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+        is_tls = options.pop("connection_class", None) is SSLConnection
+        return Endpoint(
+            path=options.get("path"),
+            host=options.get("host", "localhost"),
+            port=options.get("port", 6379),
+            username=options.get("username"),
+            password=options.get("password"),
+            database=int(options.get("db", 0)),
+            tls=SSLConnection(**options).ssl_context.get() if is_tls else None,
+        )
+    except (ValueError, TypeError, OSError) as error:
+        raise _unusable(error) from None
+
+
+def _unusable(error: Exception) -> Misconfigured:
+    return Misconfigured(f"the Redis URL cannot be used: {error}; {_CHOICES}")
+
+
+def _several(url: str, scheme: str) -> Topology:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    like = Endpoint(username=unquote(username) or None, password=unquote(password) or None)
+    if scheme == "redis+cluster":
+        _refuse(query, parts.path.strip("/"))
+        return Cluster(list(_hosts(hosts, CLUSTER_PORT, like)), like)
+    service = unquote(parts.path.strip("/"))
+    if not service:
+        raise ValueError("name the service behind the sentinels: redis+sentinel://HOST:PORT/SERVICE")
+    database = query.pop("db", "0")
+    if not database.isdigit():
+        raise ValueError(f"db={database} is no number")
+    like = replace(like, database=int(database))
+    asks = Endpoint(password=query.pop("sentinel_password", None), username=query.pop("sentinel_username", None))
+    _refuse(query, "")
+    return Sentinel(list(_hosts(hosts, SENTINEL_PORT, asks)), service, like)
+
+
+def _refuse(query: dict[str, str], path: str) -> None:
+    if query or path:
+        raise ValueError(f"{', '.join([*query, *filter(None, [path])])} means nothing here")
+
+
+def _hosts(hosts: str, port: int, like: Endpoint) -> Iterable[Endpoint]:
+    for host in hosts.split(","):
+        name, separator, number = host.rpartition(":")
+        if not separator or not number.isdigit():
+            name, number = host, str(port)
+        if not name or not 0 < int(number) < 65536:
+            raise ValueError(f"{host!r} is no HOST:PORT")
+        yield replace(like, host=name.strip("[]"), port=int(number))
