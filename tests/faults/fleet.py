@@ -118,7 +118,7 @@ class Fleet:
 
     async def serving(self, member: Member) -> None:
         """Until this process takes part."""
-        await self.events.wait_for(node.Serving, node=member.name, pid=lambda pid: pid == member.pid, timeout=20)
+        await self.events.wait_for(node.Serving, node=member.name, pid=lambda pid: pid == member.pid, timeout=30)
         count = sum(each.name == member.name for each in self._all)
         await self.events.wait_for_many(count, Joined, node=member.name, timeout=20)
 

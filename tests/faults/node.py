@@ -17,8 +17,10 @@ import orjson
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings, load
+from bridge.errors import Unreachable
 from bridge.telemetry import Telemetry
 from tests.faults import ledger
+from tests.faults.pace import elapsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,25 @@ async def serve(name: str) -> None:
     telemetry = Telemetry()
     telemetry.listen(tell, inline=True)
     ledger.tell.append(tell)
-    async with Bridge.connect(load(BridgeSettings), registry=ledger.registry, telemetry=telemetry) as bridge:
-        tell(Serving(name, os.getpid()))
-        serving = asyncio.create_task(bridge.serve(name, url=f"test://{name}"))
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait((serving, stop), return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+    settings = load(BridgeSettings)
+    while not stopping.is_set():
+        try:
+            async with Bridge.connect(settings, registry=ledger.registry, telemetry=telemetry) as bridge:
+                await _take_part(bridge, name, stopping)
+                return
+        except Unreachable:  # when it starts; a supervisor would start it again
+            await elapsed(0.1)
+
+
+async def _take_part(bridge: Bridge, name: str, stopping: asyncio.Event) -> None:
+    tell(Serving(name, os.getpid()))
+    serving = asyncio.create_task(bridge.serve(name, url=f"test://{name}"))
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait((serving, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
 
 
 if __name__ == "__main__":

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
 from bridge.client import Bridge
 from tests.faults.audit import audit, conclude, drained
 from tests.faults.fleet import Fleet, Member
+from tests.faults.ledger import registry
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.figures import Figures
+from tests.proxy import Proxy
 from tests.servers import Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -81,3 +86,49 @@ async def test_random_kills_and_pauses(
     books = await audit(client, bridge, load)
     waits = [(done - accepted) / 1000 for accepted, done in books.times]
     conclude(f"chaos: {KILLS} kills and {PAUSES} pauses", books, len(chaos.faults), waits, figures)
+
+
+async def test_random_faults_of_everything(
+    own_server: Server,
+    fleet: Fleet,
+    start_proxy: Callable[..., Any],
+    chance: random.Random,
+    full: bool,
+    figures: Figures,
+) -> None:
+    """Nodes, connections and the server, all at once."""
+    if not full:
+        pytest.skip("takes minutes: make faults")
+    client = own_server.client()
+    proxy: Proxy = await start_proxy(own_server)
+    for name in NODES:
+        await fleet.start(name, url=proxy.url)
+    chaos = Chaos(fleet, chance, lease_s=1.5)
+
+    async def nodes() -> None:
+        for _ in range(40):
+            await elapsed(chance.uniform(0, 1))
+            await chance.choice((chaos.kill_one, chaos.pause_one))()
+
+    async def connections() -> None:
+        for _ in range(20):
+            await elapsed(chance.uniform(1, 4))
+            chance.choice((proxy.drop, proxy.black_hole, partial(proxy.delay, 0.2)))()
+            await elapsed(chance.uniform(0, 2))
+            proxy.heal()
+
+    async def server() -> None:
+        for _ in range(10):
+            await elapsed(chance.uniform(2, 8))
+            own_server.kill()
+            await elapsed(chance.uniform(0, 1))
+            await own_server.restart()
+
+    async with Bridge.connect(own_server.url, registry=registry) as bridge:
+        async with Load(bridge, per_s=60) as load, asyncio.TaskGroup() as mischief:
+            for each in (nodes, connections, server):
+                mischief.create_task(each())
+        await drained(client, bridge)
+        books = await audit(client, bridge, load)
+    waits = [(done - accepted) / 1000 for accepted, done in books.times]
+    conclude("chaos: nodes, connections, server", books, len(chaos.faults) + 30, waits, figures, fail_s=None)

@@ -44,6 +44,26 @@ async def test_a_killed_server_comes_back_with_everything(
     conclude("SIGKILL and restart of the server", books, len(answers), waits, figures)
 
 
+async def test_a_server_that_stalls_does_everything_once(
+    own_server: Server, bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
+) -> None:
+    """What was sent meanwhile is done when it goes on, although everybody has given up and asked again."""
+    client = own_server.client()
+    await fleet.start("a", "b", "c")
+    answers = []
+    async with Load(bridge) as load:
+        for _ in range(10 if full else 1):
+            await load.more(chance.randrange(100, 200))
+            own_server.stop()
+            await elapsed(chance.uniform(0.5, 7) if full else 2.5)
+            own_server.cont()
+            answers.append(time.time() * 1000)
+            await load.more(200)
+    await drained(client, bridge)
+    books = await audit(client, bridge, load)
+    conclude("SIGSTOP of the server", books, len(answers), books.waits_for_server(answers), figures)
+
+
 async def test_nodes_work_again_after_flushall(
     own_server: Server, bridge: Bridge, fleet: Fleet, full: bool, figures: Figures
 ) -> None:
