@@ -5,6 +5,12 @@
 -- goes on from the stream's last id, which survives deletion of its entry.
 local SPACE = 2 ^ 20
 
+local function mint(step)
+  local time = redis.call('TIME')
+  local micros = tonumber(time[2])
+  return digits(time[1] * 1000 + math.floor(micros / 1000)) .. '-' .. digits(micros % 1000 * SPACE + step)
+end
+
 local function after_last(stream, step)
   local last = redis.call('XINFO', 'STREAM', stream)[8] -- last-generated-id; the order is the same on all servers
   local ms, seq = string.match(last, '(%d+)-(%d+)')
@@ -17,9 +23,7 @@ end
 
 -- XADD under a new id, which it returns. Raises what XADD raises; nothing was written then.
 local function add(stream, step, fields)
-  local time = redis.call('TIME')
-  local micros = tonumber(time[2])
-  local id = digits(time[1] * 1000 + math.floor(micros / 1000)) .. '-' .. digits(micros % 1000 * SPACE + step)
+  local id = mint(step)
   local added = redis.pcall('XADD', stream, id, unpack(fields))
   if added.err and string.find(added.err, 'equal or smaller', 1, true) then
     return redis.call('XADD', stream, after_last(stream, step), unpack(fields))
