@@ -7,7 +7,7 @@
 --!include mint
 --!include ring
 --!include known
-local id, word = known(KEYS[2], ARGV[3])
+local id, word = known(KEYS[2], ARGV[3], ARGV[2])
 if id then
   return {word, id}
 end
