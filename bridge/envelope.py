@@ -125,7 +125,7 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
             idem=_text(fields, b"idem"),
             origin=_text(fields, b"origin"),
             traceparent=_text(fields, b"traceparent"),
-            due=_number(fields, b"due"),
+            due=_milliseconds(b"due", fields[b"due"]) if b"due" in fields else None,
         )
     except KeyError as error:
         raise BadEntry("undecodable", f"field {error.args[0].decode()!r} is missing") from None
