@@ -110,11 +110,13 @@ class Bridge:
         idempotency_key: str | None = None,
         reason: str | None = None,
         expires_in: float | None = None,
+        deliver_at: float | None = None,
     ) -> Receipt:
         """Accept one command; see ``Publisher.publish``."""
         return await self.publisher.publish(
-            type, subject, payload, by=by, idempotency_key=idempotency_key, reason=reason, expires_in=expires_in
-        )
+            type, subject, payload, by=by, idempotency_key=idempotency_key, reason=reason, expires_in=expires_in,
+            deliver_at=deliver_at,
+        )  # fmt: skip
 
     async def outcome(self, id: str, *, wait: float = 0) -> Outcome | None:
         """Where a command stands; see ``Outcomes.get``."""

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from bridge.connection import Redis
-from bridge.envelope import check_subject, shard_of_id
+from bridge.envelope import check_subject, read_netstrings, shard_of_id
 from bridge.errors import Invalid, Overloaded, UnknownType
 from bridge.keys import Keys
 from bridge.registry import Registry
@@ -241,7 +241,7 @@ def _parse(cursor: str | None) -> tuple[int, int, int] | None:
 
 def _decode(shard: int, entry_id: str, flat: list[bytes], requeued_as: bytes | None) -> DeadLetter:
     record = dict(zip(flat[::2], flat[1::2], strict=True))
-    fields = _read_netstrings(record[b"raw"])
+    fields = read_netstrings(record[b"raw"])
     entry = dict(zip(fields[::2], fields[1::2], strict=True))
     return DeadLetter(
         id=record[b"id"].decode(),
@@ -260,17 +260,6 @@ def _decode(shard: int, entry_id: str, flat: list[bytes], requeued_as: bytes | N
         entry_id=entry_id,
         fields=fields,
     )
-
-
-def _read_netstrings(data: bytes) -> tuple[bytes, ...]:
-    """Bernstein 1997: ``5:hello,5:world,``."""
-    values, at = [], 0
-    while at < len(data):
-        colon = data.index(b":", at)
-        end = colon + 1 + int(data[at:colon])
-        values.append(data[colon + 1 : end])
-        at = end + 1
-    return tuple(values)
 
 
 def _repeated(letter: DeadLetter, by: str, reason: str | None, payload: Mapping[str, Any] | None) -> list[bytes]:

@@ -62,11 +62,24 @@ class Envelope(NamedTuple):
     idem: str | None = None
     origin: str | None = None  # id of the command that this one repeats
     traceparent: str | None = None
+    due: int | None = None  # ms since the epoch, the server's clock; of a command that was scheduled
+
+    @property
+    def issued_at(self) -> int:
+        """Ms since the epoch on the server's clock, from the id."""
+        return int(self.id.split("-", 2)[1])
 
     @property
     def accepted_at(self) -> int:
-        """Ms since the epoch on the server's clock, from the id."""
-        return int(self.id.split("-", 2)[1])
+        """When it came onto the stream, in ms; for most commands that is when it was issued."""
+        return int(self.entry_id.split("-", 1)[0]) if self.due is not None and self.entry_id else self.issued_at
+
+    def first_steps(self) -> list[Step]:
+        """How every timeline begins."""
+        if self.due is None:
+            return [Step("accepted", self.accepted_at)]
+        steps = [Step("scheduled", self.issued_at)]
+        return [*steps, Step("accepted", self.accepted_at)] if self.entry_id else steps
 
     def fields(self) -> list[bytes]:
         """Names and values in turn, as XADD takes them; without an ``id``, which the stream gives.
@@ -112,6 +125,7 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
             idem=_text(fields, b"idem"),
             origin=_text(fields, b"origin"),
             traceparent=_text(fields, b"traceparent"),
+            due=_milliseconds(b"due", fields[b"due"]) if b"due" in fields else None,
         )
     except KeyError as error:
         raise BadEntry("undecodable", f"field {error.args[0].decode()!r} is missing") from None
@@ -139,6 +153,17 @@ def decode_or_stand_in(shard: int, entry_id: str, flat: Sequence[bytes]) -> tupl
             origin=origin or None,
         )
         return told, error
+
+
+def read_netstrings(data: bytes) -> tuple[bytes, ...]:
+    """Bernstein 1997: ``5:hello,5:world,``."""
+    values, at = [], 0
+    while at < len(data):
+        colon = data.index(b":", at)
+        end = colon + 1 + int(data[at:colon])
+        values.append(data[colon + 1 : end])
+        at = end + 1
+    return tuple(values)
 
 
 def check_subject(subject: str, *, kind: str | None = None) -> None:
@@ -285,6 +310,7 @@ class Outcome:
     result: dict[str, Any] | None = None
     error: Failure | None = None
     requeued_as: str | None = None
+    deliver_at: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -306,7 +332,8 @@ def outcome_head(
         "payload": orjson.Fragment(envelope.payload) if readable else None,
         "reason": envelope.reason,
         "issued_by": envelope.by,
-        "issued_at": envelope.accepted_at,
+        "issued_at": envelope.issued_at,
+        "deliver_at": envelope.due,
         "expires_at": envelope.expires,
         "idempotency_key": envelope.idem,
         "origin": envelope.origin,

@@ -65,7 +65,7 @@ class Held:
 def hold(shard: int, raw: RawEntry, *, presumed_deaths: int = 0) -> Held:
     """Decode what was delivered; an inherited entry without a record is presumed to have died that often."""
     envelope, fault = decode_or_stand_in(shard, raw.id, raw.fields)
-    timeline = [Step("accepted", envelope.accepted_at)]
+    timeline = envelope.first_steps()
     if raw.inherited_from is not None:
         timeline.append(Step("handling", raw.delivered_at, raw.inherited_from))
     return Held(
@@ -163,7 +163,7 @@ class Handling:
             return Bury("undecodable", str(error))
         return Command(
             envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by,
-            envelope.accepted_at / 1000, held.attempt, held.began, self._reader,
+            envelope.issued_at / 1000, held.attempt, held.began, self._reader,
         )  # fmt: skip
 
     def _too_long(self) -> TimeoutError:

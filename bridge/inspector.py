@@ -20,6 +20,7 @@ from bridge.envelope import (
     decode,
     decode_or_stand_in,
     outcome_from_json,
+    read_netstrings,
 )
 from bridge.errors import NoGroup, StateUnavailable, Unreachable
 from bridge.keys import GROUP, Keys
@@ -185,8 +186,14 @@ class Inspector:
             return []  # so nothing was read
 
     async def waiting(self, shard: int, id: str) -> Envelope | None:
-        """A command that has not ended, as it stands on the stream."""
-        entry_id = id.split("-", 1)[1]
+        """A command that has not ended. One that is still scheduled has no entry id."""
+        moved, body = await asyncio.gather(
+            self._redis.call("HGET", self._keys.moved(shard), id),
+            self._redis.call("HGET", self._keys.bodies(shard), id),
+        )
+        if body is not None:
+            return _readable(shard, "", list(read_netstrings(body)))
+        entry_id = id.split("-", 1)[1] if moved is None else moved.decode()
         found = await self._redis.call("XRANGE", self._keys.commands(shard), entry_id, entry_id)
         return _readable(shard, entry_id, found[0][1]) if found else None
 
@@ -206,12 +213,14 @@ class Inspector:
 
     async def _unfinished(self, envelope: Envelope) -> Outcome:
         k, s, entry = self._keys, envelope.shard, envelope.entry_id
+        if not entry:
+            return _unfinished_outcome(envelope, "scheduled", None, 0, tuple(envelope.first_steps()))
         now, counted, rows = await asyncio.gather(
             self.now(),
             self._redis.call("HMGET", k.starts(s), entry, f"{entry}:failed"),
             self._pending(s, entry, entry, 1),
         )
-        steps = [Step("accepted", envelope.accepted_at)]
+        steps = envelope.first_steps()
         state, node, attempts = "accepted", None, 0
         if rows:
             starts, failed = (int(value or 0) for value in counted)
@@ -264,8 +273,8 @@ def _unfinished_outcome(
     except orjson.JSONDecodeError:
         payload = None
     return Outcome(
-        envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by, envelope.accepted_at,
-        envelope.expires, envelope.idem, envelope.origin, state, node, attempts, timeline,
+        envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by, envelope.issued_at,
+        envelope.expires, envelope.idem, envelope.origin, state, node, attempts, timeline, deliver_at=envelope.due,
     )  # fmt: skip
 
 

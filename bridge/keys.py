@@ -69,6 +69,18 @@ class Keys:
         """Hash: id of a dead command → id of the one that repeats it."""
         return f"{self.shard(shard)}requeued"
 
+    def scheduled(self, shard: int) -> str:
+        """Sorted set: id of a command that is not due yet → ms when it is."""
+        return f"{self.shard(shard)}scheduled"
+
+    def bodies(self, shard: int) -> str:
+        """Hash: id of a scheduled command → its fields."""
+        return f"{self.shard(shard)}scheduled:bodies"
+
+    def moved(self, shard: int) -> str:
+        """Hash: id of a command that was scheduled and has not ended → its entry on the stream."""
+        return f"{self.shard(shard)}scheduled:moved"
+
     def spare(self, shard: int) -> str:
         """Never exists. Deleting it makes a script's first write one that a full server allows."""
         return f"{self.shard(shard)}spare"

@@ -21,7 +21,6 @@ from bridge.envelope import (
     MAX_EXPIRES_IN_S,
     MAX_REASON_CHARS,
     Envelope,
-    Step,
     check_subject,
     depth,
     outcome_head,
@@ -35,6 +34,7 @@ from bridge.shard_stream import ShardStream
 from bridge.shards import shard_of
 
 _TYPES_FRESH_S = 1.0
+MAX_AHEAD_S = 366 * 86_400
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -68,10 +68,13 @@ class Publisher:
         idempotency_key: str | None = None,
         reason: str | None = None,
         expires_in: float | None = None,
+        deliver_at: float | None = None,
     ) -> Receipt:
         """Accept one command. With the same ``by``, subject and key as before: the earlier command's receipt.
 
-        ``expires_in``: seconds (1 to 604,800) after which it is not started any more; None = never.
+        ``deliver_at``: seconds since the epoch, on the server's clock, before which it is not started, at most a
+        year ahead; None = now. ``expires_in``: seconds (1 to 604,800) after which, counted from then, it is not
+        started any more; None = never.
         ``idempotency_key`` None: one is made up; it is in the receipt. Raises Invalid and its kinds where the
         command is not acceptable, Overloaded, ServerFull, or Unreachable, after which the outcome is unknown:
         repeat with the same key.
@@ -80,19 +83,22 @@ class Publisher:
         check_subject(subject, kind=kind.subject)
         key = idempotency_key if idempotency_key is not None else os.urandom(16).hex()
         _check(key, by, reason, expires_in)
+        _check_time(deliver_at)
         body = _encode(payload)
         kind.validate(body)
         await self._check_nodes(type)
         envelope = Envelope("", "", shard_of(subject, len(self._streams)), type, subject, body, by,
                             int(time.time() * 1000), reason=reason, idem=key)  # fmt: skip
-        id, duplicate = await self._streams[envelope.shard].append(
-            envelope.fields(),
-            caller=by,
-            subject=subject,
-            key=key,
-            body=_digest(envelope, expires_in),
-            expires_in=expires_in,
-        )
+        stream, fields = self._streams[envelope.shard], envelope.fields()
+        digest = _digest(envelope, expires_in, deliver_at)
+        if deliver_at is None:
+            id, duplicate = await stream.append(
+                fields, caller=by, subject=subject, key=key, body=digest, expires_in=expires_in
+            )
+        else:
+            id, duplicate = await stream.schedule(
+                fields, caller=by, subject=subject, key=key, body=digest, expires_in=expires_in, due=deliver_at
+            )
         return Receipt(id, type, subject, duplicate, key)
 
     async def cancel(self, id: str, *, by: str) -> None:
@@ -104,7 +110,7 @@ class Publisher:
                 raise NotFound(f"no command {id}")
             raise Conflict(f"command {id} has ended")
         now = int(await self._inspector.now() * 1000)
-        head = outcome_head(envelope, node=None, attempts=0, timeline=[Step("accepted", envelope.accepted_at)])
+        head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
         outcome = head + outcome_rest("cancelled", now, None, result={"cancelled_by": by})
         match await self._streams[shard].cancel(envelope, outcome):
             case 0:
@@ -164,6 +170,12 @@ def _check(key: str, by: str, reason: str | None, expires_in: float | None) -> N
         raise Invalid(f"expires_in is 1 to {MAX_EXPIRES_IN_S} seconds", path="/expires_in")
 
 
+def _check_time(deliver_at: float | None) -> None:
+    # By this machine's clock, which is near enough for a bound; the server's decides when a command is due.
+    if deliver_at is not None and not 0 < deliver_at <= time.time() + MAX_AHEAD_S:
+        raise Invalid("deliver_at is a time within the next year", path="/deliver_at")
+
+
 def _encode(payload: Mapping[str, Any]) -> bytes:
     if depth(payload) > MAX_DEPTH:
         raise Invalid(f"the payload nests deeper than {MAX_DEPTH}", path="/payload")
@@ -173,6 +185,6 @@ def _encode(payload: Mapping[str, Any]) -> bytes:
         raise Invalid(f"the payload is not JSON: {error}", path="/payload") from None
 
 
-def _digest(envelope: Envelope, expires_in: float | None) -> str:
-    body = orjson.dumps((envelope.type, envelope.reason, expires_in))
+def _digest(envelope: Envelope, expires_in: float | None, deliver_at: float | None) -> str:
+    body = orjson.dumps((envelope.type, envelope.reason, expires_in, deliver_at))
     return blake2b(body + envelope.payload, digest_size=12).hexdigest()

@@ -7,7 +7,8 @@ import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
@@ -19,13 +20,14 @@ from bridge.link import Argument
 from bridge.scripts import Script, script
 
 READ_AT_MOST = 100  # entries a read; more gains nothing (bench/commands)
+PROMOTE_AT_MOST = 100  # scheduled commands a call
 SETTLE_AT_MOST = 50  # entries a settle call
 RETRY_AFTER_S = 1.0  # what an overloaded shard tells its callers
 
 SCRIPTS: tuple[Script, ...] = tuple(
     script(name)
     for name in ("append", "read", "claim", "start", "retry", "settle", "bury", "cancel", "acquire", "renew", "release",
-                 "requeue", "discard")
+                 "requeue", "discard", "schedule", "promote")
 )  # fmt: skip
 
 
@@ -92,7 +94,7 @@ class ShardStream:
         self._stream = k.commands(shard)
         self._record = (
             *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard),
-            k.ended(shard), k.spare(shard),
+            k.ended(shard), k.spare(shard), k.moved(shard),
         )  # fmt: skip
 
     # producers
@@ -102,12 +104,38 @@ class ShardStream:
     ) -> tuple[str, bool]:
         """The command's id, and whether the key was known already. Raises IdempotencyMismatch, Overloaded."""
         k, s, limit = self._keys, self.shard, self._settings.backlog_limit
-        word, value = await self._redis.run(
+        answer = await self._redis.run(
             _APPEND,
-            (self._stream, k.idem(s, caller, subject, key), k.asleep(s), self._fence[2], self._fence[0], k.ring(s)),
+            (self._stream, k.idem(s, caller, subject, key), k.asleep(s), self._fence[2], self._fence[0], k.ring(s),
+             k.scheduled(s)),
             (limit, self._settings.outcome_seconds, body, _step(), s,
-             "" if expires_in is None else int(expires_in * 1000), *fields),
+             _ms(expires_in), *fields),
         )  # fmt: skip
+        return self._accepted(answer, key)
+
+    async def schedule(
+        self,
+        fields: Sequence[bytes],
+        *,
+        caller: str,
+        subject: str,
+        key: str,
+        body: str,
+        expires_in: float | None,
+        due: float,
+    ) -> tuple[str, bool]:
+        """As ``append``, for a command that is kept until ``due`` (seconds since the epoch, the server's clock)."""
+        k, s, limit = self._keys, self.shard, self._settings.backlog_limit
+        answer = await self._redis.run(
+            script("schedule"),
+            (self._stream, k.idem(s, caller, subject, key), k.scheduled(s), k.bodies(s), self._fence[2], self._fence[0],
+             k.ring(s)),
+            (limit, self._settings.outcome_seconds, body, _step(), s, _ms(expires_in), _ms(due), *fields),
+        )  # fmt: skip
+        return self._accepted(answer, key)
+
+    def _accepted(self, answer: tuple[bytes, Any], key: str) -> tuple[str, bool]:
+        word, value = answer
         match word:
             case b"accepted":
                 return value.decode(), False
@@ -115,14 +143,22 @@ class ShardStream:
                 return value.decode(), True
             case b"mismatch":
                 raise IdempotencyMismatch(key, value.decode())
-        raise Overloaded(value, limit, RETRY_AFTER_S)
+        raise Overloaded(value, self._settings.backlog_limit, RETRY_AFTER_S)
 
     async def cancel(self, envelope: Envelope, outcome: bytes) -> int:
-        """1 cancelled, 0 not on the stream, 2 delivered already."""
+        """1 cancelled, 0 not there any more, 2 delivered already."""
         k, s = self._keys, self.shard
         answer: int = await self._redis.run(
             script("cancel"),
-            (self._stream, k.settled(s), k.outcome(s, envelope.id), k.ended(s)),
+            (
+                self._stream,
+                k.settled(s),
+                k.outcome(s, envelope.id),
+                k.ended(s),
+                k.scheduled(s),
+                k.bodies(s),
+                k.moved(s),
+            ),
             (
                 GROUP,
                 envelope.entry_id,
@@ -139,9 +175,10 @@ class ShardStream:
         k, s, limit = self._keys, self.shard, self._settings.backlog_limit
         word, *value = await self._redis.run(
             script("requeue"),
-            (k.dead(s), k.requeued(s), self._stream, k.asleep(s), self._fence[2], self._fence[0], k.ring(s)),
+            (k.dead(s), k.requeued(s), self._stream, k.asleep(s), self._fence[2], self._fence[0], k.ring(s),
+             k.scheduled(s)),
             (letter, command_id, s, _step(), limit, *fields),
-        )
+        )  # fmt: skip
         if word == b"overloaded":
             raise Overloaded(value[0], limit, RETRY_AFTER_S)
         return word.decode(), value[0].decode() if value else None
@@ -178,15 +215,30 @@ class ShardStream:
         token = await self._redis.call("GET", self._fence[0])
         return None if token is None else token.decode()
 
-    async def read(self, lease: Lease, consumer: str, count: int) -> tuple[float, list[RawEntry]]:
-        """The server's clock and up to ``count`` new entries. Raises Fenced, NoGroup.
+    async def read(self, lease: Lease, consumer: str, count: int) -> tuple[float, list[RawEntry], float]:
+        """The server's clock, up to ``count`` new entries, and seconds until a scheduled one is due (inf = none is).
 
-        Fewer than ``count``: the next append rings.
+        Fewer entries than ``count``: the next append rings. Raises Fenced, NoGroup.
         """
-        seconds, micros, rows = await self._redis.run(
-            _READ, (*self._fence, self._stream, self._keys.asleep(self.shard)), (lease.token, GROUP, consumer, count)
+        k, s = self._keys, self.shard
+        seconds, micros, rows, due_ms = await self._redis.run(
+            _READ, (*self._fence, self._stream, k.asleep(s), k.scheduled(s)), (lease.token, GROUP, consumer, count)
         )
-        return int(seconds) + int(micros) / 1e6, [RawEntry(id.decode(), fields) for id, fields in rows]
+        entries = [RawEntry(id.decode(), fields) for id, fields in rows]
+        return int(seconds) + int(micros) / 1e6, entries, _seconds(due_ms)
+
+    async def promote(self, lease: Lease) -> tuple[int, float]:
+        """Put up to 100 scheduled commands that are due on the stream.
+
+        How many, and seconds until the next is due (inf = none is). Raises Fenced, ServerFull.
+        """
+        k, s = self._keys, self.shard
+        moved, due_ms = await self._redis.run(
+            script("promote"),
+            (*self._fence, self._stream, k.scheduled(s), k.bodies(s), k.moved(s)),
+            (lease.token, _step(), PROMOTE_AT_MOST),
+        )
+        return moved, _seconds(due_ms)
 
     async def claim(self, lease: Lease, consumer: str, page: str = "-") -> Page:
         """Take over up to 100 pending entries from ``page`` on, whoever held them. Raises Fenced, NoGroup."""
@@ -269,6 +321,14 @@ class ShardStream:
 def log_length(channel: str, settings: BridgeSettings) -> int:
     """How many publications a channel's log keeps: a room's log is its history."""
     return settings.history_length if channel.startswith("room:") else settings.channel_length
+
+
+def _ms(seconds: float | None) -> int | str:
+    return "" if seconds is None else int(seconds * 1000)
+
+
+def _seconds(ms: int) -> float:
+    return inf if ms < 0 else ms / 1000
 
 
 def _step() -> int:

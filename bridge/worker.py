@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable
 
-from bridge.errors import BridgeError, ServerError
+from bridge.errors import BridgeError, ServerError, ServerFull
 from bridge.handling import Handling, Held, hold
 from bridge.lanes import Lanes
 from bridge.shard_stream import READ_AT_MOST, SETTLE_AT_MOST, Ended, Lease, RawEntry, ShardStream
@@ -138,7 +138,7 @@ class Worker:
             return
         asked = min(room, READ_AT_MOST)
         try:
-            now, entries = await self._stream.read(self.lease, self._node, asked)
+            now, entries, due_s = await self._stream.read(self.lease, self._node, asked)
         except BridgeError as error:
             self.fail(error)
             return
@@ -148,8 +148,19 @@ class Worker:
             if self._telemetry.active:
                 self._telemetry.emit(Read(self._node, self.shard, len(entries)))
             self._take(hold(self.shard, raw) for raw in entries)
-        if len(entries) < asked:
-            await self._wait(POLL_S)
+        if due_s <= 0:
+            await self._promote()
+        elif len(entries) < asked:
+            await self._wait(min(POLL_S, due_s))
+
+    async def _promote(self) -> None:
+        """Put scheduled commands that are due on the stream; the next read has them."""
+        try:
+            await self._stream.promote(self.lease)
+        except ServerFull:
+            await self._wait(POLL_S)  # they wait for room, while what is accepted drains
+        except BridgeError as error:
+            self.fail(error)
 
     async def _room(self) -> int:
         """How many entries may be read now; 0 after a wait: look again."""

@@ -118,7 +118,7 @@ def view(outcome: Outcome, kind: type[V], **more: Any) -> V:
         issued_by=outcome.issued_by,
         issued_at=time_of(outcome.issued_at),
         expires_at=time_or_none(outcome.expires_at),
-        deliver_at=None,
+        deliver_at=time_or_none(outcome.deliver_at),
         idempotency_key=outcome.idempotency_key,
         origin=outcome.origin,
         requeued_as=outcome.requeued_as,

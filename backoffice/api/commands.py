@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import defaultdict
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from backoffice.api.command_views import Accepted, BatchAnswer, CommandView, WaitedCommand, view
@@ -30,7 +32,7 @@ from bridge.envelope import (
     Outcome,
 )
 from bridge.errors import BridgeError, Invalid, InvalidPayload, UnknownType
-from bridge.publisher import Receipt
+from bridge.publisher import MAX_AHEAD_S, Receipt
 from bridge.registry import CommandType, Registry
 
 MAX_BATCH = 1000
@@ -40,13 +42,22 @@ _KEY_HEADER = {IDEMPOTENCY_HEADER: "1-200 visible ASCII characters; made up if a
                                    "key when its outcome is unknown: it is done once."}  # fmt: skip
 
 
-def _not_scheduled(value: Any) -> Any:
-    if value is not None:
-        raise PydanticCustomError("unavailable", "scheduled commands are not available; leave deliver_at out")
+def _written(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise PydanticCustomError("time", "a time as RFC 3339 writes it, such as 2030-01-31T18:00:00Z")
     return value
 
 
+def _near(at: datetime | None) -> datetime | None:
+    if at is not None and not 0 < at.timestamp() <= time.time() + MAX_AHEAD_S:
+        raise PydanticCustomError("too_far", "a time within the next year")
+    return at
+
+
 ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_S)]
+
+
+DeliverAt = Annotated[AwareDatetime, BeforeValidator(_written), Field(strict=False), AfterValidator(_near)]
 
 
 class CommandIn(Body):
@@ -56,8 +67,12 @@ class CommandIn(Body):
     subject: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}:[A-Za-z0-9._@+-]{1,64}$")]
     payload: dict[str, Any]
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] | None = None
-    expires_in: ExpiresIn | None = Field(None, description="seconds from now on; then it is not begun any more")
-    deliver_at: Annotated[None, BeforeValidator(_not_scheduled)] = None
+    expires_in: ExpiresIn | None = Field(
+        None, description="seconds from now, or from deliver_at, on; then it is not begun any more"
+    )
+    deliver_at: DeliverAt | None = Field(
+        None, description="not begun before, by the server's clock; a time that is past means now"
+    )
 
 
 class BatchedCommandIn(CommandIn):
@@ -161,6 +176,7 @@ async def _publish(bridge: Bridge, caller: Caller, command: CommandIn, key: str,
             by=caller.name,
             reason=command.reason,
             expires_in=command.expires_in,
+            deliver_at=None if command.deliver_at is None else command.deliver_at.timestamp(),
         )
         if bridge.redis.connected:
             return await publishing  # the connection has the same deadline, and a second one costs 4 % of a call

@@ -1,21 +1,17 @@
 -- append: put a command on its shard's stream, once per idempotency key.
--- KEYS  1 stream, 2 idempotency key, 3 asleep, 4 incarnation, 5 lease, 6 ring channel
+-- KEYS  1 stream, 2 idempotency key, 3 asleep, 4 incarnation, 5 lease, 6 ring channel, 7 scheduled
 -- ARGV  1 backlog limit, 2 seconds the key lives, 3 hash of the body, 4 random step (1 to 2^20), 5 shard,
 --       6 ms until it expires ('' = never), 7… fields
 -- returns {'accepted', id}, {'duplicate', id}, {'mismatch', id} or {'overloaded', backlog}; the last two wrote nothing
 --!include incarnation
 --!include mint
 --!include ring
-local known = redis.call('GET', KEYS[2])
-if known then
-  local id, body = string.match(known, '^(%S+) (%S+)$')
-  if body ~= ARGV[3] then
-    return {'mismatch', id}
-  end
-  redis.call('EXPIRE', KEYS[2], ARGV[2]) -- a write of its own, so that a WAIT after it waits for something
-  return {'duplicate', id}
+--!include known
+local id, word = known(KEYS[2], ARGV[3], ARGV[2])
+if id then
+  return {word, id}
 end
-local backlog = redis.call('XLEN', KEYS[1])
+local backlog = redis.call('XLEN', KEYS[1]) + redis.call('ZCARD', KEYS[7])
 if backlog >= tonumber(ARGV[1]) then
   return {'overloaded', backlog}
 end
@@ -26,7 +22,7 @@ if ARGV[6] ~= '' then
 end
 local entry = add(KEYS[1], tonumber(ARGV[4]), fields) -- first of all writes: a full server refuses here, and nothing was written
 note_incarnation(KEYS[4], KEYS[5])
-local id = ARGV[5] .. '-' .. entry
+id = ARGV[5] .. '-' .. entry
 redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'EX', ARGV[2])
 ring(KEYS[3], KEYS[6])
 return {'accepted', id}

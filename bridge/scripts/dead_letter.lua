@@ -1,14 +1,5 @@
 -- dead_letter (include): keep an entry that cannot be handled, as it came.
--- The fields go into one value as netstrings (12:hello world!,): any bytes, any number of them, and
--- no unpack of a foreign entry's size.
-local function netstrings(flat)
-  local parts = {}
-  for i, value in ipairs(flat) do
-    parts[i] = #value .. ':' .. value .. ','
-  end
-  return table.concat(parts)
-end
-
+--!include netstrings
 -- returns how many older letters made room (0 or 1)
 local function dead_letter(dead_key, requeued_key, maxlen, id, code, message, attempts, node, at, applied, flat)
   local dropped = 0

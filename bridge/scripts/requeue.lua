@@ -1,5 +1,5 @@
 -- requeue: put a dead letter back on the stream as a new command, once.
--- KEYS  1 dead, 2 requeued, 3 stream, 4 asleep, 5 incarnation, 6 lease, 7 ring channel
+-- KEYS  1 dead, 2 requeued, 3 stream, 4 asleep, 5 incarnation, 6 lease, 7 ring channel, 8 scheduled
 -- ARGV  1 letter's entry id, 2 its command's id, 3 shard, 4 random step, 5 backlog limit, 6… fields
 -- returns {'requeued', new id}, {'already', new id}, {'gone'} or {'overloaded', backlog}
 --!include incarnation
@@ -12,7 +12,7 @@ end
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then
   return {'gone'}
 end
-local backlog = redis.call('XLEN', KEYS[3])
+local backlog = redis.call('XLEN', KEYS[3]) + redis.call('ZCARD', KEYS[8])
 if backlog >= tonumber(ARGV[5]) then
   return {'overloaded', backlog}
 end

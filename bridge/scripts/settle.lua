@@ -1,5 +1,5 @@
 -- settle: apply the effects of handled entries and acknowledge them, each exactly once.
--- KEYS  1 lease, 2 epoch, 3 incarnation, 4 stream, 5 settled, 6 starts, 7 dead, 8 requeued, 9 ended channel, 10 spare,
+-- KEYS  1 lease, 2 epoch, 3 incarnation, 4 stream, 5 settled, 6 starts, 7 dead, 8 requeued, 9 ended channel, 10 spare, 11 moved,
 --       then per entry: its outcome's key, a key each write, a channel and its log each broadcast; all of one shard
 -- ARGV  1 lease token, 2 group, 3 node, 4 settled's length, 5 seconds outcomes live, 6 most dead letters, 7 seed, 8 entries
 --       then per entry: entry id, public id, attempts, state, has a starts record (1, 0),
@@ -29,7 +29,7 @@ local expected = {HSET = 'hash', HDEL = 'hash', ZADD = 'zset', ZREM = 'zset', XA
 local id, public_id, attempts, state, counted, head, outcome, outcome_key
 local writes, broadcasts = {n = 0}, {n = 0} -- where each begins in ARGV
 local write_keys, channels, logs = {}, {}, {}
-local at, key = 9, 11 -- what of ARGV and KEYS comes next
+local at, key = 9, 12 -- what of ARGV and KEYS comes next
 
 local function take_entry()
   id, public_id, attempts, state, counted, head, outcome, writes.n = unpack(ARGV, at, at + 7)
@@ -92,6 +92,9 @@ local function record()
   call('SET', outcome_key, outcome, 'EX', ARGV[5])
   if counted == '1' then
     call('HDEL', KEYS[6], id, id .. ':failed')
+  end
+  if string.sub(public_id, -#id) ~= id then -- it was scheduled, and written again when it was due
+    call('HDEL', KEYS[11], public_id)
   end
 end
 

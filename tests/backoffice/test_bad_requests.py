@@ -92,7 +92,10 @@ FIELDS: list[tuple[Any, list[str]]] = [
     (changed(expires_in=604_801), ["/expires_in"]),
     (changed(expires_in="60"), ["/expires_in"]),
     (changed(expires_in=1e3), ["/expires_in"]),
-    (changed(deliver_at="2030-01-01T00:00:00Z"), ["/deliver_at"]),
+    (changed(deliver_at="2099-01-01T00:00:00Z"), ["/deliver_at"]),
+    (changed(deliver_at="2026-01-01T00:00:00"), ["/deliver_at"]),
+    (changed(deliver_at=7), ["/deliver_at"]),
+    (changed(deliver_at="tomorrow"), ["/deliver_at"]),
     (changed(by="root"), ["/by"]),
     (changed(id="1-1-1"), ["/id"]),
     (

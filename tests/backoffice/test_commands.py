@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from pydantic import BaseModel
@@ -252,3 +253,16 @@ def _register_slow(registry: Registry, release: asyncio.Event) -> None:
     async def slow(_command: Command[Slow]) -> Effects:
         await release.wait()
         return Effects()
+
+
+async def test_a_command_for_later_is_shown_and_can_be_cancelled(api: Api, node: Bridge) -> None:
+    due = (datetime.now(UTC) + timedelta(days=1)).replace(microsecond=0)
+    in_seoul = due.astimezone(timezone(timedelta(hours=9))).isoformat()
+    body = {"type": "room.open", "subject": "room:lobby", "payload": {}, "deliver_at": in_seoul}
+    accepted = await api.post("/commands", body)
+    assert (accepted.status, accepted.json["state"]) == (202, "accepted")
+    shown = (await api.get(f"/commands/{accepted.json['id']}")).json
+    assert (shown["state"], shown["deliver_at"]) == ("scheduled", due.isoformat().replace("+00:00", "Z"))
+    assert [step["state"] for step in shown["timeline"]] == ["scheduled"]
+    cancelled = await api.delete(f"/commands/{accepted.json['id']}")
+    assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")

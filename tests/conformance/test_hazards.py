@@ -201,7 +201,7 @@ async def test_effects_that_would_fail_write_nothing_and_neighbours_settle(
         Effects().incr("first").xadd("map", {"f": 1}, 10),
     ]
     receipts = await do_many(bridge, range(len(wrong) + 2))
-    _, entries = await stream.read(lease, "node-x", 100)
+    _, entries, _ = await stream.read(lease, "node-x", 100)
     asked = [Effects().incr("good"), *wrong, Effects().incr("good")]
     answers = await stream.settle(lease, "node-x", [ended(raw, e) for raw, e in zip(entries, asked, strict=True)])
     assert [answer == 1 for answer in answers] == [True, *[False] * len(wrong), True]
@@ -216,7 +216,7 @@ async def test_an_error_that_shows_while_writing_says_how_far_it_came(
 ) -> None:
     """What no check foresees is caught per entry; such a letter is not requeued, since some of it happened."""
     first, second = await do_many(bridge, [1, 2])
-    _, entries = await stream.read(lease, "node-x", 2)
+    _, entries, _ = await stream.read(lease, "node-x", 2)
     own_doing = Effects().set("text", "x").incr("text").incr("never")
     answers = await stream.settle(
         lease, "node-x", [ended(entries[0], own_doing), ended(entries[1], Effects().incr("c"))]
@@ -238,7 +238,7 @@ async def test_an_error_of_lua_itself_touches_no_neighbour(
 ) -> None:
     """One such as "too many results to unpack" is not seen by redis.pcall: each entry has a pcall of Lua's own."""
     first, second, _ = await do_many(bridge, [1, 2, 3])
-    _, entries = await stream.read(lease, "node-x", 3)
+    _, entries, _ = await stream.read(lease, "node-x", 3)
     wide = Effects().incr("before")
     wide.writes.append(_wide_write())
     batch = [ended(entries[0], Effects().incr("c")), ended(entries[1], wide), ended(entries[2], Effects().incr("c"))]
@@ -371,7 +371,7 @@ async def test_every_holders_call_passes_on_a_full_server(own_fleet: Fleet) -> N
     await own_fleet.raw.delete("chat:{0}:epoch", "chat:{0}:incarnation")
     await fill(own_fleet)
     lease = await take(stream)
-    _, entries = await stream.read(lease, "node-x", 3)
+    _, entries, _ = await stream.read(lease, "node-x", 3)
     await stream.renew(lease)
     await own_fleet.raw.delete("chat:{0}:lease")
     await stream.renew(lease)
@@ -429,7 +429,7 @@ async def test_what_somebody_deleted_while_it_was_pending_is_buried_once(
     stream = bridge.streams[0]
     receipts = await do_many(bridge, range(250))
     lease = await take(stream)
-    _, entries = await stream.read(lease, "node-x", 250)
+    _, entries, _ = await stream.read(lease, "node-x", 250)
     gone = [0, 99, 100, 120, 249]
     await fleet.raw.xdel(COMMANDS, *(entries[i].id for i in gone))
     await vanish(stream, lease)
@@ -480,7 +480,7 @@ async def test_a_command_is_buried_after_exactly_its_limit_of_deaths(
     stream = bridge.streams[0]
     receipt = await do(bridge)
     lease = await take(stream)
-    _, [entry] = await stream.read(lease, "node-0", 10)
+    _, [entry], _ = await stream.read(lease, "node-0", 10)
     await vanish(stream, lease)
     for i in range(1, deaths):
         lease = await take(stream, f"node-{i}/boot")
@@ -545,7 +545,7 @@ async def test_suspects_run_alone_from_the_second_death_on(
     for i in range(4):
         await do(bridge, i, f"user:u{i}")
     lease = await take(stream)
-    _, entries = await stream.read(lease, "node-x", 10)
+    _, entries, _ = await stream.read(lease, "node-x", 10)
     for _ in range(starts - 1):
         await vanish(stream, lease, *(entry.id for entry in entries))
         lease = await take(stream)
@@ -565,7 +565,7 @@ async def test_others_go_on_after_a_suspect(fleet: Fleet, events: Recorder) -> N
     stream = bridge.streams[0]
     await do(bridge, 1, "user:suspect")
     lease = await take(stream)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     await vanish(stream, lease, entry.id)
     await asyncio.gather(*(do(bridge, i, f"user:u{i}") for i in range(50)))
     await fleet.node("node-y")

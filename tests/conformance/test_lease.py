@@ -123,7 +123,7 @@ async def test_a_late_settle_of_a_fenced_holder_changes_nothing(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
     await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     await stream.release(lease)
     await take(stream, "node-y/boot")
     with pytest.raises(Fenced):

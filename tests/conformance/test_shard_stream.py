@@ -19,14 +19,14 @@ STATE = "chat:{0}:user:u1:"
 
 async def test_reading_delivers_in_the_order_of_acceptance(bridge: Bridge, stream: ShardStream, lease: Lease) -> None:
     receipts = await do_many(bridge, range(5))
-    _, entries = await stream.read(lease, "node-x", 3)
-    _, rest = await stream.read(lease, "node-x", 3)
+    _, entries, _ = await stream.read(lease, "node-x", 3)
+    _, rest, _ = await stream.read(lease, "node-x", 3)
     assert [f"0-{raw.id}" for raw in entries + rest] == [receipt.id for receipt in receipts]
 
 
 async def test_reading_tells_the_servers_time(fleet: Fleet, stream: ShardStream, lease: Lease) -> None:
     before = await fleet.raw.time()
-    now, _ = await stream.read(lease, "node-x", 1)
+    now, _, _ = await stream.read(lease, "node-x", 1)
     after = await fleet.raw.time()
     assert before[0] + before[1] / 1e6 <= now <= after[0] + after[1] / 1e6
 
@@ -53,7 +53,7 @@ async def test_a_lost_group_is_told(fleet: Fleet, stream: ShardStream, lease: Le
 
 async def test_claiming_takes_everything_over_page_by_page(bridge: Bridge, stream: ShardStream, lease: Lease) -> None:
     await do_many(bridge, range(250))
-    _, read = await stream.read(lease, "node-x", 250)
+    _, read, _ = await stream.read(lease, "node-x", 250)
     await vanish(stream, lease)
     successor = await take(stream, "node-y/boot")
     pages, page = [], "-"
@@ -69,7 +69,7 @@ async def test_claiming_takes_everything_over_page_by_page(bridge: Bridge, strea
 async def test_claiming_leaves_new_entries_to_reading(bridge: Bridge, stream: ShardStream, lease: Lease) -> None:
     await do(bridge)
     assert (await stream.claim(lease, "node-x")).entries == []
-    _, entries = await stream.read(lease, "node-x", 1)
+    _, entries, _ = await stream.read(lease, "node-x", 1)
     assert len(entries) == 1
 
 
@@ -77,7 +77,7 @@ async def test_consumers_of_nodes_that_are_gone_do_not_pile_up(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
     await do(bridge)
-    _, entries = await stream.read(lease, "node-x", 1)
+    _, entries, _ = await stream.read(lease, "node-x", 1)
     await stream.settle(lease, "node-x", [ended(entries[0])])
     await vanish(stream, lease)
     successor = await take(stream, "node-y/boot")
@@ -89,7 +89,7 @@ async def test_consumers_of_nodes_that_are_gone_do_not_pile_up(
 
 async def test_starts_and_failures_are_counted_apart(bridge: Bridge, stream: ShardStream, lease: Lease) -> None:
     await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     await stream.start(lease, entry.id, starts=2)
     assert await stream.retry(lease, entry.id, deaths=1) == 1
     await stream.start(lease, entry.id, starts=2)
@@ -102,7 +102,7 @@ async def test_settling_does_everything_at_once(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
     receipt = await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     effects = (
         Effects()
         .set("s", "v").set("t", "v", seconds=60).hset("h", "f", 1).hset("h", "g", 1).hdel("h", "g").hincrby("i", "f", 2)
@@ -133,7 +133,7 @@ async def test_settling_does_everything_at_once(
 
 async def test_settling_again_changes_nothing(fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease) -> None:
     await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     batch = [ended(entry, Effects().incr("c"))]
     assert await stream.settle(lease, "node-x", batch) == [1]
     assert await stream.settle(lease, "node-x", batch) == [0]
@@ -145,7 +145,7 @@ async def test_one_entry_named_twice_in_a_batch_is_settled_once(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
     await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     batch = [ended(entry, Effects().incr("c"))] * 2
     assert await stream.settle(lease, "node-x", batch) == [1, 0]
     assert await fleet.raw.get(STATE + "c") == b"1"
@@ -155,7 +155,7 @@ async def test_settling_what_nobody_read_changes_nothing(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
     await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     await fleet.raw.xack("chat:{0}:commands", "chatservers", entry.id)
     assert await stream.settle(lease, "node-x", [ended(entry, Effects().incr("c"))]) == [0]
     assert not await fleet.raw.exists(STATE + "c")
@@ -167,7 +167,7 @@ async def test_publications_are_numbered_and_kept(
     heard: list[dict[str, Any]] = []
     await bridge.subscriptions.subscribe("chat:{0}:channel:user:u1", lambda m: heard.append(orjson.loads(m)))
     await do(bridge)
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     await stream.settle(lease, "node-x", [ended(entry, Effects().publish("a", {"x": "é"}).publish("b", {}))])
     await bridge.redis.call("PING")
     kept = [orjson.loads(fields[b"p"]) for _, fields in await fleet.raw.xrange("chat:{0}:channel:user:u1:log")]
@@ -180,7 +180,7 @@ async def test_burying_keeps_the_entry_as_it_came(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
     entry_id = await fleet.put("odd", b"\x00\xff", "", "empty name", "nl", "a\r\nb:1,")
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     outcome = ended_outcome("0-" + entry_id)
     buried = await stream.bury(
         lease, "node-x", entry.id, f"0-{entry.id}", code="undecodable", message="é", attempts=2, outcome=outcome
@@ -204,7 +204,7 @@ def ended_outcome(id: str) -> bytes:
 
 async def test_burying_twice_makes_one_letter(fleet: Fleet, stream: ShardStream, lease: Lease) -> None:
     await fleet.put("x", "y")
-    _, [entry] = await stream.read(lease, "node-x", 1)
+    _, [entry], _ = await stream.read(lease, "node-x", 1)
     for expected in (True, False):
         buried, _ = await stream.bury(
             lease, "node-x", entry.id, "0-1-1", code="undecodable", message="", attempts=0, outcome=b"{}"
@@ -220,7 +220,7 @@ async def test_dead_letters_are_bounded_and_say_what_made_room(fleet: Fleet) -> 
     lease = await take(stream)
     for _ in range(12):
         await fleet.put("x", "y")
-    _, entries = await stream.read(lease, "node-x", 12)
+    _, entries, _ = await stream.read(lease, "node-x", 12)
     dropped = [
         (await stream.bury(lease, "n", e.id, f"0-{e.id}", code="undecodable", message="", attempts=0, outcome=b"{}"))[1]
         for e in entries
