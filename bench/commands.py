@@ -86,9 +86,7 @@ async def _fill(client: RedisPy, stream_of: Any, commands: int, name: str) -> No
             await pipe.execute()
 
 
-async def _drain(
-    url: str, client: RedisPy, cost: Cost, name: str, count: int, commands: int, shards: int
-) -> float:
+async def _drain(url: str, client: RedisPy, cost: Cost, name: str, count: int, commands: int, shards: int) -> float:
     """Commands per second of a node, from the first one's start to the last one's settle."""
     await client.flushall()
     finished = asyncio.Event()

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as RedisPy
 
-from bridge.client import Bridge
 from bridge.effects import Effects
 from bridge.embedded import EmbeddedServer
 from bridge.envelope import Command, Envelope
@@ -95,5 +95,13 @@ async def redis_py(url: str, **options: object) -> AsyncIterator[RedisPy]:
         await client.aclose()
 
 
-def connect(url: str, **settings: object) -> object:
-    return Bridge.connect(url, registry=make_registry(), **settings)
+@asynccontextmanager
+async def pooled(url: str, size: int) -> AsyncIterator[RedisPy]:
+    """The usual client with a pool that makes callers wait, for baselines that many use at once."""
+    pool = BlockingConnectionPool.from_url(url, max_connections=size, timeout=None)
+    client = RedisPy(connection_pool=pool)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+        await pool.aclose()
