@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.seed is None:  # workers get the controller's
         config.option.seed = random.randrange(1 << 32)
     leftovers.adopt_orphans()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts in the background so, and the services that tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
