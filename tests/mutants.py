@@ -61,8 +61,8 @@ class Verdict:
 
 MUTANTS = (
     Mutant("fence", "bridge/scripts/fence.lua", "if held == token then", "if true then", (LEASE,)),
-    Mutant("claim", "bridge/worker.py", "while page:", "while not page:", (NODES, "-k", "killed")),
-    Mutant("idempotency check", "bridge/scripts/append.lua", "if known then", "if false then", (APPEND,)),
+    Mutant("claim", "bridge/worker.py", "while page:", "while not page:", (HAZARDS, NODES, "-k", "death or killed")),
+    Mutant("idempotency check", "bridge/scripts/append.lua", "if id then", "if false then", (APPEND,)),
     Mutant(
         "XACK guard", "bridge/scripts/settle.lua",
         "if call('XACK', KEYS[4], group, id) == 0 then", "call('XACK', KEYS[4], group, id)\n  if false then",

@@ -186,7 +186,7 @@ async def test_a_silence_nobody_waits_in_cuts_nothing(server: Server, events: Re
 
 
 async def test_a_long_line_of_calls_that_is_being_answered_is_no_silence(own_server: Server) -> None:
-    slow = lua("local n = 0 for i = 1, 2e5 do n = n + i end return n")
+    slow = lua("local n = 0 for i = 1, 6e5 do n = n + i end return n")
     begin = asyncio.get_running_loop().time()
     async with connected(own_server.url, timeout=0.3, scripts=(slow,)) as redis:
         # A server answers what one read brought it (16 KiB) together: the padding makes that a few calls.

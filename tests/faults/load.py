@@ -13,6 +13,7 @@ from bridge.errors import Overloaded, ServerFull, Unreachable
 from tests.faults.pace import elapsed
 
 ROOMS, PER_S = 24, 150
+SLOW_EVERY, SLOW_S = 3, 0.1  # so that a node always has something in its hands when it dies
 _AGAIN_S = 0.02
 
 
@@ -64,9 +65,12 @@ class Load:
             due += self._every_s
 
     async def _publish(self, room: str, n: int) -> None:
+        kind, payload = "ledger.add", {"n": n}
+        if n % SLOW_EVERY == 0:
+            kind, payload = "fault.linger", {"n": n, "seconds": SLOW_S}
         while True:
             try:
-                receipt = await self._bridge.publish("ledger.add", room, {"n": n}, by="load", idempotency_key=f"n{n}")
+                receipt = await self._bridge.publish(kind, room, payload, by="load", idempotency_key=f"n{n}")
             except (Unreachable, ServerFull, Overloaded) as error:
                 self.refusals[type(error).__name__] += 1
                 await elapsed(_AGAIN_S)
