@@ -65,7 +65,7 @@ class Load:
             due += self._every_s
 
     async def _publish(self, room: str, n: int) -> None:
-        kind, payload = "ledger.add", {"n": n}
+        kind, payload = "ledger.add", dict[str, float](n=n)
         if n % SLOW_EVERY == 0:
             kind, payload = "fault.linger", {"n": n, "seconds": SLOW_S}
         while True:
