@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -48,16 +49,38 @@ async def test_a_node_that_leaves_tells_its_clients_to_come_back(chat: Installat
 async def test_after_flushall_everything_works_again_and_the_logs_stay_quiet(
     chat: Installation, figures: Figures
 ) -> None:
-    client = chat.server.client()
-    await client.flushall()
-    began = time.monotonic()
-    await chat.done("room.open", "room:lobby", title="Lobby")
+    flushed = asyncio.Event()
+    outcomes: Counter[str] = Counter()
+
+    async def post(room: int) -> None:
+        """Before, while and after; the last one, sent after it, has to end."""
+        over = False
+        while not over:
+            over = flushed.is_set()
+            try:
+                state = (await chat.operate("member.mute", f"room:r{room}", user="u1"))["state"]
+            except Refused as refused:  # it was accepted, and then there was no such command
+                state = refused.code
+            outcomes[state] += 1
+            assert not over or state == "done"
+
+    async with asyncio.TaskGroup() as load:
+        for room in range(20):
+            load.create_task(post(room))
+        await until(lambda: outcomes["done"] > 100)
+        began = time.monotonic()
+        before = {name: node.warnings() for name, node in chat.nodes.items()}
+        await chat.server.client().flushall()
+        flushed.set()
     took = time.monotonic() - began
+    await chat.done("room.open", "room:lobby", title="Lobby")
     for each in await chat.clients("u1", "lobby"):
         assert (await each.say("lobby", "hello"))["type"] == "ok"
     seconds = time.monotonic() - began
-    warnings = {name: service.warnings() for name, service in chat.nodes.items()}
-    figures.report("FLUSHALL: both services", command_s=round(took, 3), seconds=round(seconds, 2), warnings=warnings)
+    warnings = {name: node.warnings() - before[name] for name, node in chat.nodes.items()}
+    figures.report(
+        "FLUSHALL under load by the API", works_after_s=round(took, 3), warnings=warnings, ended=dict(outcomes)
+    )
     assert max(warnings.values()) <= MAX_WARNINGS_PER_S * max(1.0, seconds)
 
 
