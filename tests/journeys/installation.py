@@ -62,8 +62,6 @@ class Service:
     async def destroy(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
-            if self.where and self._process.returncode is None:
-                self.send(signal.SIGKILL)
         if self._process.stdin is not None:
             self._process.stdin.close()
         await self._process.wait()
