@@ -21,6 +21,7 @@ from bridge.errors import BridgeError, Fenced, Misconfigured, NoGroup, NotTaken,
 from bridge.scripts import Script
 
 Argument = str | bytes | int | float
+_Source = tuple[str, tuple[Argument, ...]]  # a script and its arguments, for a server that has forgotten it
 MAX_WAITING = 50_000  # calls sent and not yet answered, on one connection
 
 # Answers that mean: not now, or not here. Resolve the server again and back off.
@@ -99,7 +100,7 @@ class Link(asyncio.Protocol):
             protocolError=lambda m: ServerError(str(m)), replyError=error_of, notEnoughData=_nothing
         )
         self._transport: asyncio.Transport | None = None
-        self._waiting: deque[tuple[asyncio.Future[Any], tuple[Argument, ...] | None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], _Source | None]] = deque()
         self._outgoing: list[bytes] = []
         self._heard = 0.0  # loop time of the last sign of life while something waited
         self._watch: asyncio.TimerHandle | None = None
@@ -161,19 +162,19 @@ class Link(asyncio.Protocol):
     ) -> asyncio.Future[Any]:
         """Queue a script by its hash; a server that has forgotten it gets its source."""
         tail = (len(keys), *keys, *arguments)
-        return self._queue(_pack(("EVALSHA", script.sha, *tail)), ("EVAL", script.source, *tail))
+        return self._queue(_pack(("EVALSHA", script.sha, *tail)), (script.source, tail))
 
     def write(self, *arguments: Argument) -> None:
         """Queue a call that is answered by pushes only (SSUBSCRIBE and its like). Not up: nothing happens."""
         if self._transport is not None:
             self._outgoing_soon(_pack(arguments))
 
-    def _queue(self, packed: bytes, resend: tuple[Argument, ...] | None) -> asyncio.Future[Any]:
+    def _queue(self, packed: bytes, resend: _Source | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._enqueue(future, packed, resend)
         return future
 
-    def _enqueue(self, future: asyncio.Future[Any], packed: bytes, resend: tuple[Argument, ...] | None) -> None:
+    def _enqueue(self, future: asyncio.Future[Any], packed: bytes, resend: _Source | None) -> None:
         if self._transport is None or len(self._waiting) >= MAX_WAITING:
             cause = self._cause if self._transport is None else f"{MAX_WAITING} calls wait for an answer already"
             future.set_exception(NotTaken(f"{self.endpoint}: {cause}"))
@@ -247,7 +248,8 @@ class Link(asyncio.Protocol):
             return
         if isinstance(reply, BridgeError):
             if type(reply) is NoScript and resend is not None:
-                self._enqueue(future, _pack(resend), None)
+                source, tail = resend
+                self._enqueue(future, _pack(("EVAL", source, *tail)), None)
             else:
                 future.set_exception(reply)
         else:

@@ -96,6 +96,9 @@ class ShardStream:
             *self._fence, self._stream, k.settled(shard), k.starts(shard), k.dead(shard), k.requeued(shard),
             k.ended(shard), k.spare(shard), k.moved(shard),
         )  # fmt: skip
+        self._waking = (
+            k.asleep(shard), k.incarnation(shard), k.lease(shard), k.ring(shard), k.scheduled(shard),
+        )  # fmt: skip
 
     # producers
 
@@ -106,10 +109,8 @@ class ShardStream:
         k, s, limit = self._keys, self.shard, self._settings.backlog_limit
         answer = await self._redis.run(
             _APPEND,
-            (self._stream, k.idem(s, caller, subject, key), k.asleep(s), self._fence[2], self._fence[0], k.ring(s),
-             k.scheduled(s)),
-            (limit, self._settings.outcome_seconds, body, _step(), s,
-             _ms(expires_in), *fields),
+            (self._stream, k.idem(s, caller, subject, key), *self._waking),
+            (limit, self._settings.outcome_seconds, body, _step(), s, _ms(expires_in), *fields),
         )  # fmt: skip
         return self._accepted(answer, key)
 

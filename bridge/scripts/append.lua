@@ -15,12 +15,11 @@ local backlog = redis.call('XLEN', KEYS[1]) + redis.call('ZCARD', KEYS[7])
 if backlog >= tonumber(ARGV[1]) then
   return {'overloaded', backlog}
 end
-local fields = {unpack(ARGV, 7)}
 if ARGV[6] ~= '' then
-  table.insert(fields, 'expires')
-  table.insert(fields, digits(now_ms() + tonumber(ARGV[6])))
+  table.insert(ARGV, 'expires')
+  table.insert(ARGV, digits(now_ms() + tonumber(ARGV[6])))
 end
-local entry = add(KEYS[1], tonumber(ARGV[4]), fields) -- first of all writes: a full server refuses here, and nothing was written
+local entry = add(KEYS[1], tonumber(ARGV[4]), ARGV, 7) -- first of all writes: a full server refuses here, and nothing was written
 note_incarnation(KEYS[4], KEYS[5])
 id = ARGV[5] .. '-' .. entry
 redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'EX', ARGV[2])

@@ -22,12 +22,12 @@ local function after_last(stream, step)
   return digits(ms) .. '-' .. digits(seq)
 end
 
--- XADD under a new id, which it returns. Raises what XADD raises; nothing was written then.
-local function add(stream, step, fields)
+-- XADD of fields, from the first-th on, under a new id, which it returns. Raises what XADD raises; nothing was written then.
+local function add(stream, step, fields, first)
   local id = mint(step)
-  local added = redis.pcall('XADD', stream, id, unpack(fields))
+  local added = redis.pcall('XADD', stream, id, unpack(fields, first or 1))
   if added.err and string.find(added.err, 'equal or smaller', 1, true) then
-    return redis.call('XADD', stream, after_last(stream, step), unpack(fields))
+    return redis.call('XADD', stream, after_last(stream, step), unpack(fields, first or 1))
   elseif added.err then
     error(added)
   end

@@ -16,7 +16,7 @@ local backlog = redis.call('XLEN', KEYS[3]) + redis.call('ZCARD', KEYS[8])
 if backlog >= tonumber(ARGV[5]) then
   return {'overloaded', backlog}
 end
-local entry = add(KEYS[3], tonumber(ARGV[4]), {unpack(ARGV, 6)})
+local entry = add(KEYS[3], tonumber(ARGV[4]), ARGV, 6)
 note_incarnation(KEYS[5], KEYS[6])
 local id = ARGV[3] .. '-' .. entry
 redis.call('HSET', KEYS[2], ARGV[2], id)
