@@ -1,8 +1,5 @@
 """One owned shard's loop: take over, read, handle in order per subject, settle in batches.
 
-The holder keeps what it read in memory, one line per subject. The next command of a line
-starts only after the settle of the one before was answered; otherwise it would read old state.
-
 After any error of the client nobody knows what the server did. So the worker first takes
 its own lease again under a new epoch, which fences a late read or settle of its own, and
 then claims its own pending entries: results of entries that are still pending are settled
@@ -13,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 
 from bridge.errors import BridgeError, ServerError, ServerFull
 from bridge.handling import Handling, Held, hold
 from bridge.lanes import Lanes
+from bridge.lines import Line, Lines
 from bridge.shard_stream import READ_AT_MOST, SETTLE_AT_MOST, Ended, Lease, RawEntry, ShardStream
 from bridge.telemetry import (
     Buried,
@@ -29,35 +27,12 @@ from bridge.telemetry import (
     Settled,
     Telemetry,
 )
-from bridge.verdict import Again, Bury, Limits, Verdict, describe, must_bury, must_run_alone
+from bridge.verdict import Again, Bury, Limits, Verdict, describe, must_bury
 
 POLL_S = 1.0  # a lost ring is caught by then
-WAITING_PER_SUBJECT = 1000  # read and waiting behind a command of the same subject; beyond it the shard is not read
 SETTLE_BYTES = 1 << 20
 _UNSETTLED = b"settle:"  # how the script's answer begins where it failed in a way that it has no rule for
 _BACK_OFF_FIRST_S, _BACK_OFF_MOST_S = 0.05, 0.5
-
-
-class _Line:
-    """One subject's entries, oldest first. ``busy`` from the moment its head is given to the lanes until that ended."""
-
-    __slots__ = ("busy", "entries", "key", "started", "timer")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.entries: deque[Held] = deque()
-        self.busy = False
-        self.started = False  # its head has left the queue of the lanes
-        self.timer: asyncio.TimerHandle | None = None  # its head backs off
-
-    def drop_stale(self) -> None:
-        """Forget entries that are not pending any more, but for a busy head, which its own job lets go."""
-        if self.timer is not None and self.entries[0].dropped:
-            self.timer.cancel()
-            self.timer = None
-        head = [self.entries[0]] if self.busy else []
-        rest = sorted((h for h in self.entries if not h.dropped and h not in head), key=lambda h: h.order)
-        self.entries = deque(head + rest)
 
 
 class Worker:
@@ -80,12 +55,12 @@ class Worker:
         self._stream, self._owner, self._handling = stream, owner, handling
         self._lanes, self._limits, self._telemetry = lanes, limits, telemetry
         self._node = handling.node
-        self._lines: dict[str, _Line] = {}
-        self._results: deque[tuple[_Line, Held, Ended]] = deque()
+        self._results: deque[tuple[Line, Held, Ended]] = deque()
         self._settling: asyncio.Task[None] | None = None
         self._error: BridgeError | None = None  # what the client said last; a recovery is due
         self._pause_s = 0.0  # before the next recovery; grows while one follows the other
         self._stirred = asyncio.Event()  # something for the loop to look at
+        self._lines = Lines(lanes, limits, self._handle, self._stirred)
         self._taken_over = False
         self._rolled_back = False  # the server is another one, and may lack what handlers have read
         self._draining = False
@@ -99,7 +74,7 @@ class Worker:
 
     def drain(self) -> None:
         """Read and start nothing more; ``run`` ends once what was started has settled and the lease is given up."""
-        self._draining = True
+        self._draining = self._lines.closed = True
         self._stirred.set()
 
     def fail(self, error: BridgeError) -> None:
@@ -123,7 +98,7 @@ class Worker:
                     await self._recover()
                 elif not self._draining:
                     await self.step()
-                elif any(line.started for line in self._lines.values()):
+                elif self._lines.any_started:
                     await self._wait(POLL_S)
                 else:
                     await self._guarded(self._hand_over())
@@ -147,7 +122,7 @@ class Worker:
         if entries:
             if self._telemetry.active:
                 self._telemetry.emit(Read(self._node, self.shard, len(entries)))
-            self._take(hold(self.shard, raw) for raw in entries)
+            self._lines.take(hold(self.shard, raw) for raw in entries)
         if due_s <= 0:
             await self._promote()
         elif len(entries) < asked:
@@ -164,7 +139,7 @@ class Worker:
 
     async def _room(self) -> int:
         """How many entries may be read now; 0 after a wait: look again."""
-        if any(len(line.entries) > WAITING_PER_SUBJECT for line in self._lines.values()):
+        if self._lines.any_too_long:
             await self._wait(POLL_S)
             return 0
         if self._lanes.load < self._lanes.size:
@@ -200,16 +175,15 @@ class Worker:
             self._handling.clock.heard(claimed.now)
             pending.update((raw.id, raw) for raw in claimed.entries)
             page = claimed.next
-        for line in self._lines.values():
-            for held in line.entries:
-                found = pending.get(held.raw.id)
-                # What was read from a server that lost it since must not settle on its successor.
-                held.dropped = self._rolled_back or found is None or found.fields != held.raw.fields
-                if not held.dropped:
-                    del pending[held.raw.id]
+        for held in self._lines.held():
+            found = pending.get(held.raw.id)
+            # What was read from a server that lost it since must not settle on its successor.
+            held.dropped = self._rolled_back or found is None or found.fields != held.raw.fields
+            if not held.dropped:
+                del pending[held.raw.id]
         if pending:
             self._telemetry.emit(Claimed(self._node, self.shard, len(pending)))
-        self._take(hold(self.shard, raw, presumed_deaths=self._presumed(raw)) for raw in pending.values())
+        self._lines.take(hold(self.shard, raw, presumed_deaths=self._presumed(raw)) for raw in pending.values())
         self._taken_over, self._rolled_back = True, False
 
     def _presumed(self, raw: RawEntry) -> int:
@@ -234,27 +208,26 @@ class Worker:
             self._error = error
             return
         self._lost = not isinstance(lease, Lease)
+        self._lines.closed = self._draining or self._lost
         self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=not self._lost))
         self._error = None
         self._drop_results()
-        for line in list(self._lines.values()):
-            line.drop_stale()
-            self._submit(line)
+        self._lines.drop_stale()
         self._settle_soon()
 
     def _drop_results(self) -> None:
         """Results of entries that are not pending any more must not settle what has their ids now, or out of turn."""
-        kept: deque[tuple[_Line, Held, Ended]] = deque()
+        kept: deque[tuple[Line, Held, Ended]] = deque()
         for line, held, ended in self._results:
             if held.dropped:
                 line.entries.popleft()
-                self._let_go(line)
+                self._lines.let_go(line)
             else:
                 kept.append((line, held, ended))
         self._results = kept
 
     async def _hand_over(self) -> None:
-        unstarted = {h.raw.id: h.deaths for line in self._lines.values() for h in line.entries if not h.counted}
+        unstarted = {held.raw.id: held.deaths for held in self._lines.held() if not held.counted}
         await self._stream.release(self.lease, unstarted)
         self._lost = True
 
@@ -266,58 +239,17 @@ class Worker:
         for _ in self._results:
             self._lanes.let_go()
         self._results.clear()
-        for line in self._lines.values():
-            if line.timer is not None:
-                line.timer.cancel()
         self._lines.clear()
-
-    # lines
-
-    def _take(self, entries: Iterable[Held]) -> None:
-        for held in entries:
-            key = held.envelope.subject if held.unreadable is None else held.raw.id
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = _Line(key)
-            line.entries.append(held)
-            self._submit(line)
-
-    def _submit(self, line: _Line) -> None:
-        """Give the line's head to the lanes, unless it is there, backs off, or there is none."""
-        if not line.entries:
-            if self._lines.get(line.key) is line:
-                del self._lines[line.key]
-        elif not (line.busy or line.timer or self._draining or self._lost):
-            line.busy = True
-            self._lanes.submit(lambda: self._handle(line), alone=must_run_alone(line.entries[0].deaths, self._limits))
-
-    def _let_go(self, line: _Line) -> None:
-        line.busy = line.started = False
-        self._lanes.let_go()
-        if self._draining:
-            self._stirred.set()
-
-    def _finish(self, line: _Line) -> None:
-        """The head ended; the next may start."""
-        line.entries.popleft()
-        if len(line.entries) == WAITING_PER_SUBJECT // 2:
-            self._stirred.set()  # the shard may have stood still for this line
-        self._let_go(line)
-        self._submit(line)
-
-    def _wake(self, line: _Line) -> None:
-        line.timer = None
-        self._submit(line)
 
     # one entry
 
-    async def _handle(self, line: _Line) -> None:
+    async def _handle(self, line: Line) -> None:
         """A job of the lanes: the head of a line, once."""
         held = line.entries[0]
         if held.dropped:
-            return self._finish(line)
+            return self._lines.finish(line)
         if self._draining or self._lost or self._error is not None:
-            return self._let_go(line)
+            return self._lines.let_go(line)
         line.started = True
         try:
             verdict = await self._attempt(held)
@@ -328,30 +260,30 @@ class Worker:
                     await self._back_off(line, held, after_s, cause)
                 case Bury():
                     await self._bury(held, verdict)
-                    self._finish(line)
+                    self._lines.finish(line)
                 case _:
                     self._results.append((line, held, self._handling.ended(held, verdict)))
                     self._settle_soon()
         except BridgeError as error:
-            self._let_go(line)
+            self._lines.let_go(line)
             self.fail(error)
         except asyncio.CancelledError:
             if self._handling.closing:
                 raise
-            self._let_go(line)  # a handler cancelled the task it ran in, which is the lane's
-            self._submit(line)
+            self._lines.let_go(line)  # a handler cancelled the task it ran in, which is the lane's
+            self._lines.submit(line)
         except Exception as error:
             # A fault of ours, not of the handler: its entry must not hold up the subject for ever.
             held.unreadable = Bury("effects_failed", describe(error))
-            self._let_go(line)
-            self._submit(line)
+            self._lines.let_go(line)
+            self._lines.submit(line)
 
-    def _drop(self, line: _Line) -> None:
+    def _drop(self, line: Line) -> None:
         """Forget a busy head, whose shard or entry is not ours any more."""
         if self._lost:
-            self._let_go(line)
+            self._lines.let_go(line)
         else:
-            self._finish(line)
+            self._lines.finish(line)
 
     def _stale(self, held: Held) -> bool:
         """Whether the shard or the entry was lost while its handler ran."""
@@ -371,14 +303,13 @@ class Worker:
             await self._stream.start(self.lease, held.raw.id, starts=held.deaths + 1)
         return await self._handling.run(held)
 
-    async def _back_off(self, line: _Line, held: Held, after_s: float, cause: str) -> None:
+    async def _back_off(self, line: Line, held: Held, after_s: float, cause: str) -> None:
         held.counted = True
         held.failures = await self._stream.retry(self.lease, held.raw.id, deaths=held.deaths)
         held.timeline.append(self._handling.step("retrying"))
         held.began = 0.0
         self._telemetry.emit(Retried(self._node, held.envelope.id, held.envelope.type, held.failures, after_s, cause))
-        line.timer = asyncio.get_running_loop().call_later(after_s, self._wake, line)
-        self._let_go(line)
+        self._lines.back_off(line, after_s)
 
     async def _bury(self, held: Held, verdict: Bury) -> None:
         envelope = held.envelope
@@ -419,13 +350,13 @@ class Worker:
                         self.fail(ServerError(answer.decode(errors="replace")))
                     else:
                         self._settled(held, ended, answer)
-                        self._finish(line)
+                        self._lines.finish(line)
         finally:
             self._settling = None
 
-    def _next_batch(self) -> list[tuple[_Line, Held, Ended]]:
+    def _next_batch(self) -> list[tuple[Line, Held, Ended]]:
         """At most 50 results, and not much over a MiB: a batch has to get through within the connection's deadline."""
-        batch: list[tuple[_Line, Held, Ended]] = []
+        batch: list[tuple[Line, Held, Ended]] = []
         size = 0
         while self._results and len(batch) < SETTLE_AT_MOST and size < SETTLE_BYTES:
             batch.append(self._results.popleft())

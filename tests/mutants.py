@@ -81,11 +81,11 @@ MUTANTS = (
         "lease = await self._stream.acquire(self._owner)", "lease = self.lease", (HAZARDS,),
     ),
     Mutant(
-        "order of a subject", "bridge/worker.py",
+        "order of a subject", "bridge/lines.py",
         "elif not (line.busy or line.timer", "elif not (line.timer", (HANDLING, HAZARDS),
     ),
     Mutant(
-        "suspects run alone", "bridge/worker.py", "alone=must_run_alone(", "alone=False and must_run_alone(",
+        "suspects run alone", "bridge/lines.py", "alone=must_run_alone(", "alone=False and must_run_alone(",
         (HAZARDS, "-k", "suspect"),
     ),
     Mutant(

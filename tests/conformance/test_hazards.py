@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge import worker
+from bridge import lines
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.effects import Effects
@@ -654,8 +654,8 @@ async def test_what_waits_behind_a_stuck_subject_is_bounded(
     fleet: Fleet, desk: Desk, events: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A holder keeps about a thousand of one subject in memory, here fifty; the rest stays unread on the stream."""
-    assert worker.WAITING_PER_SUBJECT == 1000
-    monkeypatch.setattr(worker, "WAITING_PER_SUBJECT", 50)
+    assert lines.WAITING_PER_SUBJECT == 1000
+    monkeypatch.setattr(lines, "WAITING_PER_SUBJECT", 50)
     desk.handle = gate = Gate()
     bridge = await fleet.node(max_in_flight=20)
     await do_many(bridge, range(200))
