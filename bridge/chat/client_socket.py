@@ -1,0 +1,215 @@
+"""One connection of a chat client: hello and auth, requests and their answers, signs of life. It knows no rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self
+
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.typing import Subprotocol
+
+from bridge.chat.client_events import ChatError, Closed, error_of
+from bridge.errors import Misconfigured
+
+PROTOCOL: Final = "bridge.v1"
+OPEN_S: Final = 10.0  # for a connection, hello and the answer to auth
+CLOSE_S: Final = 2.0
+MAX_FRAME_BYTES: Final = 16 * 1024  # of ours, until ``ready`` says
+MAX_ANSWER_BYTES: Final = 32 << 20  # of theirs: a whole history, recovered
+AFTER_MOST_S: Final = 300.0  # that a ``reconnect`` may ask for
+_PONG: Final = b'{"type":"pong"}'
+
+Frame = Mapping[str, Any]
+
+
+class Lost(Exception):
+    """The connection is gone or could not be made; another one may be tried."""
+
+    def __init__(self, reason: str, *, code: int | None = None, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.code = reason, code
+        self.after_s = after_s  # what the server asked for; None = nothing
+
+
+class Socket:
+    """A connection that is authenticated. ``run`` reads it until it ends."""
+
+    def __init__(self, connection: ClientConnection, url: str) -> None:
+        self.url = url
+        self.hello: Frame = {}
+        self.ready: Frame = {}
+        self.frame_bytes = MAX_FRAME_BYTES
+        self._connection, self._loop = connection, asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, tuple[asyncio.Future[Frame], Callable[[Frame], object] | None]] = {}
+        self._heard_at = self._loop.time()
+        self._after_s: float | None = None
+        self._gone: Lost | Closed | None = None
+
+    @classmethod
+    async def open(cls, url: str, token: str, client: Mapping[str, str]) -> Self:
+        """Connect and authenticate. Raises Lost, Closed, Misconfigured."""
+        connection: ClientConnection | None = None
+        try:
+            async with asyncio.timeout(OPEN_S):
+                connection = await connect(
+                    url, subprotocols=[Subprotocol(PROTOCOL)], compression=None, open_timeout=None,
+                    ping_interval=None, close_timeout=CLOSE_S, max_size=MAX_ANSWER_BYTES,
+                )  # fmt: skip
+                socket = cls(connection, url)
+                await socket._introduce(token, client)
+                return socket
+        except InvalidURI as error:
+            raise Misconfigured(f"{url!r} is no address of a chat node; it looks like ws://HOST:PORT/ws") from error
+        except (OSError, InvalidHandshake, TimeoutError, Lost) as error:
+            await _give_up(connection)
+            if isinstance(error, Lost):
+                raise
+            raise Lost(str(error) or f"no answer within {OPEN_S:g} s") from error
+        except BaseException:
+            await _give_up(connection)
+            raise
+
+    async def _introduce(self, token: str, client: Mapping[str, str]) -> None:
+        try:
+            self.hello = orjson.loads(await self._connection.recv(decode=False))
+            if self.hello.get("type") != "hello" or self.hello.get("protocol") != PROTOCOL:
+                raise Lost(f"it does not speak {PROTOCOL}")
+            id = next(self._ids)
+            await self._send({"type": "auth", "id": id, "token": token, "client": dict(client)})
+            while (answer := orjson.loads(await self._connection.recv(decode=False))).get("id") != id:
+                self._note(answer)
+        except ConnectionClosed as closed:
+            raise self._ending(closed) from None
+        except ValueError:
+            raise Lost("it does not speak JSON") from None
+        if answer["type"] == "error":
+            retry_ms = answer.get("retry_after_ms")
+            raise Lost(f"{answer['code']}: {answer['message']}", after_s=retry_ms and retry_ms / 1000)
+        self.ready, self.frame_bytes = answer, answer["limits"]["frame_bytes"]
+        self._heard_at = self._loop.time()
+
+    async def run(self, on_push: Callable[[Frame], None]) -> Lost | Closed:
+        """Read until the connection ends; how it did. ``on_push`` must not block."""
+        try:
+            while True:
+                message = await self._connection.recv(decode=False)
+                self._heard_at = self._loop.time()
+                await self._hear(orjson.loads(message), on_push)
+        except ConnectionClosed as closed:
+            self._gone = self._gone or self._ending(closed)
+        except ValueError:
+            self._gone = Lost("it does not speak JSON")
+        finally:
+            gone = self._gone or Lost("this client was closed")
+            for future, _ in self._pending.values():
+                if not future.done():
+                    future.set_exception(gone)
+                    future.exception()  # whoever asked may have gone away meanwhile
+        return gone
+
+    async def _hear(self, frame: dict[str, Any], on_push: Callable[[Frame], None]) -> None:
+        id = frame.get("id")
+        if id is None:
+            if frame.get("type") == "ping":
+                await self._connection.send(_PONG, text=True)
+            elif not self._note(frame):
+                on_push(frame)
+            return
+        future, on_answer = self._pending.pop(id, (None, None))
+        if future is None or future.done():
+            return
+        if frame["type"] == "error":
+            future.set_exception(error_of(frame))
+            return
+        if on_answer is not None:  # at once, so that pushes behind the answer find what it changed
+            on_answer(frame)
+        future.set_result(frame)
+
+    def _note(self, frame: Frame) -> bool:
+        """Whether it was about the connection alone."""
+        if frame.get("type") != "reconnect":
+            return False
+        self._after_s = min(max(0, frame["after_ms"]) / 1000, AFTER_MOST_S)
+        return True
+
+    async def ask(
+        self, type: str, fields: Mapping[str, Any], timeout: float, on_answer: Callable[[Frame], object] | None = None
+    ) -> Frame:
+        """Send a frame and wait for its answer. Raises ChatError; Lost or Closed if the connection ends before.
+
+        No answer within ``timeout``, and no sign of life either, ends the connection.
+        """
+        if self._gone is not None:
+            raise self._gone
+        id, asked_at = next(self._ids), self._loop.time()
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        self._pending[id] = future, on_answer
+        try:
+            async with asyncio.timeout(timeout):
+                try:
+                    await self._send({"type": type, "id": id, **fields})
+                except ConnectionClosed as closed:
+                    raise self._ending(closed) from None
+                return await future
+        except TimeoutError:
+            why = f"no answer to {type} within {timeout:g} s"
+            if self._heard_at < asked_at:
+                self.abort(why)
+                raise Lost(why) from None
+            raise ChatError("timeout", why, temporary=True) from None
+        finally:
+            self._pending.pop(id, None)
+
+    async def watch(self) -> None:
+        """Ask for a sign of life whenever the node was silent for a heartbeat; end the connection if none comes.
+
+        Asking first is also what keeps a process that was stopped for long from blaming the node.
+        """
+        heartbeat_s: float = self.hello["heartbeat_ms"] / 1000
+        while True:
+            silent = self._loop.time() - self._heard_at
+            if silent < heartbeat_s:
+                await asyncio.sleep(heartbeat_s - silent)
+                continue
+            try:
+                await self.ask("ping", {}, heartbeat_s)
+            except ChatError:
+                pass
+            except (Lost, Closed):
+                return
+
+    def abort(self, why: str) -> None:
+        """Give the connection up without a word to the other side, which may not be there."""
+        self._gone = self._gone or Lost(why)
+        self._connection.transport.abort()
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _send(self, frame: Mapping[str, Any]) -> None:
+        encoded = orjson.dumps(frame)
+        if len(encoded) > self.frame_bytes:
+            text = f"the frame has {len(encoded)} bytes, at most {self.frame_bytes} are taken"
+            raise ChatError("too_large", text, temporary=False)
+        await self._connection.send(encoded, text=True)
+
+    def _ending(self, closed: ConnectionClosed) -> Lost | Closed:
+        if self._gone is not None:
+            return self._gone
+        if closed.rcvd is None:
+            return Lost("the connection broke", after_s=self._after_s)
+        code, reason = closed.rcvd.code, closed.rcvd.reason
+        if 4500 <= code <= 4999:
+            return Closed(code, reason)
+        return Lost(reason or "closed", code=code, after_s=self._after_s)
+
+
+async def _give_up(connection: ClientConnection | None) -> None:
+    if connection is not None:
+        connection.transport.abort()
+        await connection.wait_closed()
