@@ -24,6 +24,7 @@ from bridge.node import SCRIPTS as NODE_SCRIPTS
 from bridge.node import Node, Stats
 from bridge.outcomes import Outcomes
 from bridge.publisher import Publisher, Receipt
+from bridge.receipts import Receipts
 from bridge.registry import Registry, default
 from bridge.scripts import script
 from bridge.shard_stream import SCRIPTS as STREAM_SCRIPTS
@@ -32,7 +33,7 @@ from bridge.shards import shard_of
 from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Telemetry
 
-_SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"))
+_SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"), script("receipts"))
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
 _LOG_AGAIN_S = 0.1  # after a log could not be read
 
@@ -60,6 +61,7 @@ class Bridge:
         self.streams = [ShardStream(redis, self.keys, shard, settings) for shard in range(self.shards)]
         self.outcomes = Outcomes(self.inspector, self.keys, self.shards, subscriptions)
         self.publisher = Publisher(self.streams, registry, self.inspector, settings)
+        self.receipts = Receipts(redis, self.keys, settings)
         self.dead = DeadLetters(redis, self.keys, self.streams, registry)
 
     @classmethod

@@ -38,6 +38,7 @@ class Broadcast:
     channel: str | None
     type: str
     data: bytes  # JSON
+    names_command: bool = False  # nodes that hear of it on the control channel say how many sessions it touched
 
 
 _TYPE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -112,12 +113,15 @@ class Effects:
         return self._write("XADD", name, (b"MAXLEN", b"~", b"%d" % maxlen, b"*", *flat), shared)
 
     def publish(self, type: str, data: Mapping[str, Any], channel: str | None = None) -> Self:
-        """Broadcast on the subject's own channel, or on ``channel`` of its shard (``control``)."""
+        """Broadcast on the subject's own channel, or on ``channel`` of its shard (``control``).
+
+        With a ``command_id`` in it, nodes that apply it there write receipts for that command.
+        """
         if not _TYPE.fullmatch(type) or (channel is not None and not _CHANNEL.fullmatch(channel)):
             raise BadEffects(f"publish {type!r} on {channel!r}: letters, digits and . _ - only (: @ + in a channel)")
         encoded = _json(data)
         self._count(4, len(encoded), f"publish {type}")
-        self.broadcasts.append(Broadcast(channel, type, encoded))
+        self.broadcasts.append(Broadcast(channel, type, encoded, "command_id" in data))
         return self
 
     def result(self, **facts: Any) -> Self:

@@ -311,6 +311,7 @@ class Outcome:
     error: Failure | None = None
     requeued_as: str | None = None
     deliver_at: int | None = None
+    control: bool = False  # it told the control channel of itself, so that nodes write receipts for it
 
     @property
     def ended(self) -> bool:
@@ -345,11 +346,18 @@ def outcome_head(
 
 
 def outcome_rest(
-    state: State, at: int, node: str | None, *, result: Mapping[str, Any] | None = None, error: Failure | None = None
+    state: State,
+    at: int,
+    node: str | None,
+    *,
+    result: Mapping[str, Any] | None = None,
+    error: Failure | None = None,
+    control: bool = False,
 ) -> bytes:
     """The end of a record that ``outcome_head`` began with at least one step."""
-    return b',%b],"state":"%b","result":%b,"error":%b}' % (
-        orjson.dumps((state, at, node)), state.encode(), orjson.dumps(result or None), orjson.dumps(error)
+    return b',%b],"state":"%b","result":%b,"error":%b%b}' % (
+        orjson.dumps((state, at, node)), state.encode(), orjson.dumps(result or None), orjson.dumps(error),
+        b',"control":true' if control else b"",
     )  # fmt: skip
 
 

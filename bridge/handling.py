@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from bridge.channels import CONTROL
 from bridge.clock import ServerClock, TimeLimit
 from bridge.config import BridgeSettings
 from bridge.effects import BadEffects, Effects
@@ -185,7 +186,10 @@ class Handling:
     ) -> Ended:
         attempts = held.attempts
         head = outcome_head(held.envelope, node=self.node, attempts=attempts, timeline=held.timeline, readable=readable)
-        outcome = head + outcome_rest(state, self.clock.now_ms(), self.node, result=effects.facts, error=error)
+        control = any(each.channel == CONTROL and each.names_command for each in effects.broadcasts)
+        outcome = head + outcome_rest(
+            state, self.clock.now_ms(), self.node, result=effects.facts, error=error, control=control
+        )
         return Ended(held.envelope, state, attempts, held.counted, outcome, len(head), effects)
 
     def obituary(self, held: Held, verdict: Bury) -> tuple[int, bytes]:

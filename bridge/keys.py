@@ -42,6 +42,10 @@ class Keys:
     def outcome(self, shard: int, id: str) -> str:
         return f"{self.shard(shard)}outcome:{id}"
 
+    def receipts(self, shard: int, id: str) -> str:
+        """Hash: node → how many of its sessions a command touched."""
+        return f"{self.shard(shard)}receipts:{id}"
+
     def idem(self, shard: int, caller: str, subject: str, key: str) -> str:
         # Callers' names and keys may hold colons; with those of the caller escaped no two callers' keys meet.
         caller = caller.replace("%", "%25").replace(":", "%3A")

@@ -88,6 +88,7 @@ class Node:
         )
         self._beat_s = settings.lease_seconds / 4  # between heartbeats, and between renewals
         self._members: tuple[str, ...] = ()
+        self._joined_at = 0  # ms, the server's clock
         self._beat_at = 0.0  # loop time of the last answered heartbeat
         self._trust_others_until = 0.0
         self._next_death_s = inf  # until the quietest of the others counts as dead, if it stays quiet
@@ -146,6 +147,8 @@ class Node:
     async def _join(self) -> None:
         """A name whose former owner was killed becomes free once that counts as dead."""
         deadline = asyncio.get_running_loop().time() + self._settings.lease_seconds + 1
+        seconds, micros = await self._redis.call("TIME")
+        self._joined_at = int(seconds) * 1000 + int(micros) // 1000
         while True:
             try:
                 await self._heartbeat()
@@ -211,6 +214,7 @@ class Node:
         return {
             "version": VERSION,
             "url": self._url,
+            "joined_at": self._joined_at,
             "types": self._registry.handled(),
             "shards": sorted(worker.shard for worker in self._assignment.workers),
             "sessions": stats.get("sessions", 0),

@@ -22,7 +22,20 @@ def print_command(answer: Mapping[str, Any], *, repeated: bool = False) -> None:
         line += f" {json.dumps(answer['result'], ensure_ascii=False)}"
     if answer.get("error"):
         line += f" ({answer['error']['code']}: {answer['error']['message']})"
+    line += _told(answer.get("receipts") or [], answer.get("missing_nodes") or [])
     print(line + (" (it had been sent before)" if repeated else ""))
+
+
+def _told(receipts: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+    """Such as ``; 2 sessions on node-b; 2 of 3 nodes, no word from node-c``; nothing where no node has to answer."""
+    if not receipts and not missing:
+        return ""
+    touched = [(r["sessions"], r["node"]) for r in receipts if r["sessions"]]
+    parts = [f"{n} session{'s' if n > 1 else ''} on {node}" for n, node in touched] or ["no sessions"]
+    parts.append(f"{len(receipts)} of {len(receipts) + len(missing)} nodes")
+    if missing:
+        parts[-1] += f", no word from {', '.join(missing)}"
+    return "".join(f"; {part}" for part in parts)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -20,6 +20,7 @@ from chatserver import frames
 from chatserver.follower import Follower, Spawn
 from chatserver.frames import Close
 from chatserver.hub import Client, Hub
+from chatserver.receipts import Applied, Reporter
 from chatserver.rooms import Follow, Rooms
 from chatserver.state import ChatState, Membership
 
@@ -42,9 +43,11 @@ class Control:
         follow: Follow,
         spawn: Spawn,
         reload: Callable[[], None],
+        reporter: Reporter,
     ) -> None:
         self._hub, self._rooms, self._state, self._channels = hub, rooms, state, channels
         self._follow, self._spawn, self._reload = follow, spawn, reload
+        self._reporter, self._applied = reporter, Applied()
         self._followers: list[Follower] = []
         self._to_check: set[str] = set()  # users, rooms
         self._must_reload = False
@@ -82,30 +85,42 @@ class Control:
             self._to_check |= wanted
             raise
 
-    def apply(self, publication: Publication) -> None:
-        """Do what one publication says."""
+    def hear(self, publication: Publication) -> None:
+        """Apply a publication, a command's only once, and report what the command did here."""
+        command_id = publication.data.get("command_id")
+        if not isinstance(command_id, str):
+            self.apply(publication)
+            return
+        event = f"{publication.type} {publication.data.get('kind')}"
+        if not self._applied.knows(command_id, event):
+            self._applied.note(command_id, event, self.apply(publication))
+        self._reporter.report(command_id, self._applied.sessions(command_id))
+
+    def apply(self, publication: Publication) -> int:
+        """Do what one publication says; how many sessions it concerned."""
         data: Mapping[str, Any] = publication.data
         match publication.type:
             case "sanction" if data["room"] is None:
-                self._sanction_user(data, publication.at)
+                return self._sanction_user(data, publication.at)
             case "sanction":
-                self._sanction_member(data)
+                return self._sanction_member(data)
             case "replaced":
                 gone = [c for c in self._hub.of_user(data["user"]) if c.id in data["sessions"]]
-                _shut(gone, Close.REPLACED, "a newer session took this one's place")
+                return _shut(gone, Close.REPLACED, "a newer session took this one's place")
             case "shadow":
                 theirs = [c for c in self._hub.of_user(data["user"]) if data["room"] in c.rooms]
-                self._hub.push(theirs, frames.encode({"type": "message", **data}))
+                return self._hub.push(theirs, frames.encode({"type": "message", **data}))
             case "notice.flash":
-                self._flash(data)
+                return self._flash(data)
             case "config.reload":
                 self._reload()
             case "cache.drop":
                 self._to_check.add(data["what"])
             case _:
                 log.info("an unknown control event was ignored", type=publication.type)
+        return 0
 
-    def _sanction_user(self, data: Mapping[str, Any], at: int) -> None:
+    def _sanction_user(self, data: Mapping[str, Any], at: int) -> int:
         clients = self._hub.of_user(data["user"])
         for client in clients:
             client.must_check = client.began is None
@@ -118,12 +133,12 @@ class Control:
             _shut(there, Close.KICKED, data["reason"] or "kicked")
         elif data["kind"] == "ban":
             _shut(there, Close.BANNED, data["reason"] or "banned")
+        return len(there)
 
-    def _sanction_member(self, data: Mapping[str, Any]) -> None:
+    def _sanction_member(self, data: Mapping[str, Any]) -> int:
         clients, room_id = self._hub.of_user(data["user"]), data["room"]
         if data["kind"] not in ("kick", "ban"):
-            self._hub.push(clients, frames.sanction_push(data))
-            return
+            return self._hub.push(clients, frames.sanction_push(data))
         members = [c for c in clients if room_id in c.rooms]
         concerned = members if data["kind"] == "kick" else clients
         self._hub.push(concerned, frames.sanction_push(data))
@@ -131,12 +146,13 @@ class Control:
             membership = self._rooms.turn_out(client, room_id)
             if membership is not None:
                 self._spawn(self._forget(client, membership))
+        return len(concerned)
 
-    def _flash(self, data: Mapping[str, Any]) -> None:
+    def _flash(self, data: Mapping[str, Any]) -> int:
         if data.get("room") is None:
-            self._hub.push(self._hub.listed(), frames.flash(data))
-        elif (there := self._rooms.get(data["room"])) is not None:
-            self._hub.push(there.everybody(), frames.flash(data))
+            return self._hub.push(self._hub.listed(), frames.flash(data))
+        there = self._rooms.get(data["room"])
+        return 0 if there is None else self._hub.push(there.everybody(), frames.flash(data))
 
     async def _forget(self, client: Client, membership: Membership) -> None:
         with contextlib.suppress(BridgeError):
@@ -174,7 +190,7 @@ class Control:
             self._must_reload = True  # whether that was among what was missed, nobody knows
             self._spawn(self._begin_again(follower))
 
-        follower = self._follow(Channel.control(shard), self.apply, lost)
+        follower = self._follow(Channel.control(shard), self.hear, lost)
         return follower
 
     async def _begin(self, follower: Follower) -> None:
@@ -190,6 +206,7 @@ class Control:
                 await asyncio.sleep(1)
 
 
-def _shut(clients: list[Client], code: int, reason: str) -> None:
+def _shut(clients: list[Client], code: int, reason: str) -> int:
     for client in clients:
         client.socket.shut(code, reason)
+    return len(clients)

@@ -36,6 +36,7 @@ from chatserver.frames import MAX_FRAME_BYTES, PROTOCOL, Close
 from chatserver.health import Health, Metrics
 from chatserver.hub import Client, Hub
 from chatserver.limits import Limits, Words
+from chatserver.receipts import Reporter
 from chatserver.rooms import Rooms
 from chatserver.session import Services, Session
 from chatserver.state import ChatState
@@ -82,6 +83,7 @@ class ChatNode:
         self.hub = Hub(settings.heartbeat_seconds)
         self.metrics = Metrics()
         self.rooms: Rooms
+        self.reporter: Reporter
         self._draining = asyncio.Event()  # operators asked for it
         self._stopping = self._was_going = False
         self._background: asyncio.TaskGroup
@@ -124,6 +126,7 @@ class ChatNode:
                 (services.state.forget_ended_sanctions, FORGET_S),
             )
         ]
+        steps.append(self._background.create_task(self.reporter.run(), name="receipts"))
         handling = self._background.create_task(
             bridge.serve(
                 settings.node_name,
@@ -140,6 +143,8 @@ class ChatNode:
         finally:
             await self._stop(server, handling)
             control.close()
+            with contextlib.suppress(BridgeError):  # of the last commands, this node's own among them
+                await self.reporter.step()
             for step in steps:
                 step.cancel()
 
@@ -160,6 +165,10 @@ class ChatNode:
                 reconnected=lambda: control.check_soon(),  # noqa: PLW0108 - it does not exist yet
             )
 
+        self.reporter = Reporter(bridge.receipts, settings.node_name, bridge.shards)
+        self.metrics.watch(
+            "chat_receipts_dropped", "Answers to commands that Redis never got", lambda: self.reporter.dropped
+        )
         self.rooms = Rooms(state, settings.node_name, bridge.shards, follow)
         control = Control(
             self.hub,
@@ -169,6 +178,7 @@ class ChatNode:
             follow=follow,
             spawn=self._spawn,
             reload=self._reload,
+            reporter=self.reporter,
         )
         self.metrics.watch("chat_sessions", "Sessions on this node", lambda: len(self.hub.clients))
         self.metrics.watch("chat_rooms", "Rooms with members on this node", lambda: len(self.rooms))

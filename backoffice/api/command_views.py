@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 from backoffice.problems import ProblemDocument
 from backoffice.times import time_of, time_or_none
 from bridge.envelope import Outcome
+from bridge.receipts import Answers
 
 StateName = Literal["scheduled", "accepted", "handling", "retrying", "done", "rejected", "expired", "dead", "cancelled"]
 V = TypeVar("V", bound="CommandView")
@@ -106,8 +107,9 @@ def _state(name: str) -> StateName:
     return cast(StateName, name)
 
 
-def view(outcome: Outcome, kind: type[V], **more: Any) -> V:
+def view(outcome: Outcome, kind: type[V], answers: Answers | None = None, **more: Any) -> V:
     """The outcome as the API tells it; ``more`` are the fields that ``kind`` has beyond CommandView."""
+    answers = answers or Answers()
     error = outcome.error
     return kind(
         id=outcome.id,
@@ -128,7 +130,7 @@ def view(outcome: Outcome, kind: type[V], **more: Any) -> V:
         timeline=[TimelineStep(_state(step.state), time_of(step.at), step.node) for step in outcome.timeline],
         result=outcome.result,
         error=None if error is None else CommandError(error.code, error.message, time_of(error.at)),
-        receipts=[],
-        missing_nodes=[],
+        receipts=[NodeReceipt(touched.node, touched.sessions) for touched in answers.receipts],
+        missing_nodes=list(answers.missing),
         **more,
     )

@@ -33,6 +33,7 @@ from bridge.envelope import (
 )
 from bridge.errors import BridgeError, Invalid, InvalidPayload, UnknownType
 from bridge.publisher import MAX_AHEAD_S, Receipt
+from bridge.receipts import GRACE_S, Answers
 from bridge.registry import CommandType, Registry
 
 MAX_BATCH = 1000
@@ -101,7 +102,8 @@ class Wait(Query):
 async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     """Issue a command.
 
-    202 when it is accepted; 200 when this key is known, or when it ended within `wait` seconds.
+    202 when it is accepted; 200 when this key is known, or when it ended within `wait` seconds. Then live nodes
+    get up to 0.3 seconds more to say how many sessions it touched; who has not by then is in `missing_nodes`.
     """
     faults: list[Fault] = []
     key = idempotency_key(call.request.headers, faults) or _new_key()
@@ -111,7 +113,9 @@ async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     if call.query.wait:
         outcome = await _wait(call, receipt.id)
         if outcome is not None and outcome.ended:
-            return reply(view(outcome, WaitedCommand, duplicate=receipt.duplicate), 200, _location(receipt.id))
+            answers = await _answers(call.bridge, outcome)
+            shown = view(outcome, WaitedCommand, answers, duplicate=receipt.duplicate)
+            return reply(shown, 200, _location(receipt.id))
         return reply(_accepted(receipt), 202, _location(receipt.id))
     return reply(_accepted(receipt), 200 if receipt.duplicate else 202, _location(receipt.id))
 
@@ -142,9 +146,13 @@ async def issue_batch(call: Call[NoQuery, BatchIn]) -> web.Response:
 
 
 async def show(call: Call[NoQuery, None]) -> web.Response:
-    """Where a command stands, and how it came there."""
+    """Where a command stands, and how it came there.
+
+    `receipts` are the nodes that carried it to their sessions, with how many those were; `missing_nodes` those that
+    were there when it ended and have not said so yet: at once if they are dead, until their receipt arrives if not.
+    """
     outcome = await _outcome(call.bridge, call.part("id"))
-    return reply(view(outcome, CommandView))
+    return reply(view(outcome, CommandView, await call.bridge.receipts.read(outcome)))
 
 
 async def cancel(call: Call[NoQuery, None]) -> web.Response:
@@ -255,6 +263,14 @@ async def _wait(call: Call[Wait, CommandIn], id: str) -> Outcome | None:
     finally:
         waiting.cancel()
         stopping.cancel()
+
+
+async def _answers(bridge: Bridge, outcome: Outcome) -> Answers:
+    """What the nodes said so far; live ones get a moment. It ended all the same if Redis went away meanwhile."""
+    try:
+        return await bridge.receipts.read(outcome, grace_s=GRACE_S)
+    except BridgeError:
+        return Answers()
 
 
 async def _outcome(bridge: Bridge, id: str) -> Outcome:

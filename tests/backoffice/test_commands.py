@@ -266,3 +266,12 @@ async def test_a_command_for_later_is_shown_and_can_be_cancelled(api: Api, node:
     assert [step["state"] for step in shown["timeline"]] == ["scheduled"]
     cancelled = await api.delete(f"/commands/{accepted.json['id']}")
     assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
+
+
+async def test_the_nodes_answers_are_shown_and_who_has_not_answered_is_named(api: Api, node: Bridge) -> None:
+    kicked = await api.issue("user.kick", "user:u1", {}, wait=10)  # that node follows no control channel
+    assert (kicked.json["receipts"], kicked.json["missing_nodes"]) == ([], ["node-a"])
+    id = kicked.json["id"]
+    await node.receipts.write("node-a", node.shard_of("user:u1"), {id: 2})
+    shown = (await api.get(f"/commands/{id}")).json
+    assert (shown["receipts"], shown["missing_nodes"]) == ([{"node": "node-a", "sessions": 2}], [])

@@ -15,7 +15,7 @@ OF_SHARDS = [
     KEYS.commands(7), KEYS.settled(7), KEYS.outcome(7, "7-1-1"), KEYS.idem(7, "shop", "user:1", "k"), KEYS.lease(7),
     KEYS.epoch(7), KEYS.incarnation(7), KEYS.asleep(7), KEYS.starts(7), KEYS.dead(7), KEYS.requeued(7), KEYS.spare(7),
     KEYS.ring(7), KEYS.ended(7), KEYS.channel(7, "room:a"), KEYS.log(7, "room:a"), KEYS.state(7, "room:a", "settings"),
-    KEYS.shared(7, "rooms"),
+    KEYS.shared(7, "rooms"), KEYS.receipts(7, "7-1-1"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,119 @@
+"""What commands did here, told to operators: which were applied, and to how many sessions.
+
+A command is remembered after it was applied, because its event may come again (a settle that a
+fail-over took back is repeated): nobody is told or disconnected twice, and the answer stays the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from bridge.envelope import shard_of_id
+from bridge.errors import BridgeError, Invalid, ServerFull, Unreachable
+from bridge.receipts import BATCH, Receipts
+
+log = structlog.get_logger(__name__)
+
+REMEMBERED: Final = 10_000  # commands
+MAX_UNWRITTEN: Final = 10_000  # receipts while Redis is away; then the oldest go
+_BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.05, 1.0
+
+
+class Applied:
+    """Which events of which commands were applied here lately, and how many sessions each touched."""
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._most = most
+        self._commands: OrderedDict[str, dict[str, int]] = OrderedDict()
+
+    def knows(self, command_id: str, event: str) -> bool:
+        return event in self._commands.get(command_id, ())
+
+    def note(self, command_id: str, event: str, sessions: int) -> None:
+        """A command may have several events, such as an unmute and the shadow mute that it hides."""
+        self._commands.setdefault(command_id, {})[event] = sessions
+        if len(self._commands) > self._most:
+            self._commands.popitem(last=False)
+
+    def sessions(self, command_id: str) -> int:
+        """How many sessions the command touched; its events are about the same ones."""
+        return max(self._commands[command_id].values())
+
+
+class Reporter:
+    """Writes receipts in the background, those of one turn of the loop together."""
+
+    def __init__(self, receipts: Receipts, node: str, shards: int) -> None:
+        self._receipts, self._node, self._shards = receipts, node, shards
+        self._unwritten: OrderedDict[str, int] = OrderedDict()
+        self._news = asyncio.Event()
+        self.dropped = 0
+
+    def report(self, command_id: str, sessions: int) -> None:
+        """Tell operators, as soon as may be. An id that is none of this installation's is left alone."""
+        try:
+            ours = shard_of_id(command_id) < self._shards
+        except Invalid:  # a plugin may put anything on a channel
+            ours = False
+        if ours:
+            self._keep({command_id: sessions})
+            self._news.set()
+
+    async def run(self) -> None:
+        """Write whatever is reported, until cancelled."""
+        pause = _BACKOFF_FIRST_S
+        while True:
+            await self._news.wait()
+            try:
+                await self.step()
+                pause = _BACKOFF_FIRST_S
+            except (Unreachable, ServerFull):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BACKOFF_MOST_S)
+
+    async def step(self) -> None:
+        """Write what was reported. Raises Unreachable or ServerFull: the rest is written next time."""
+        self._news.clear()
+        unwritten, self._unwritten = self._unwritten, OrderedDict()
+        shards: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        for command_id, sessions in unwritten.items():
+            shards[shard_of_id(command_id)][command_id] = sessions
+        batches = [(shard, batch) for shard, all in shards.items() for batch in _batches(all)]
+        answers = await asyncio.gather(
+            *(self._receipts.write(self._node, shard, batch) for shard, batch in batches), return_exceptions=True
+        )
+        outage: BaseException | None = None
+        for (_, batch), answer in zip(batches, answers, strict=True):
+            if isinstance(answer, Unreachable | ServerFull):
+                outage = answer
+                self._keep(batch)
+            elif isinstance(answer, BridgeError):  # it would be refused again
+                self._drop(len(batch), str(answer))
+            elif answer is not None:
+                raise answer
+        if outage is not None:
+            self._news.set()
+            raise outage
+
+    def _keep(self, receipts: dict[str, int]) -> None:
+        self._unwritten.update(receipts)
+        over = len(self._unwritten) - MAX_UNWRITTEN
+        for _ in range(over):
+            self._unwritten.popitem(last=False)
+        if over > 0:
+            self._drop(over, "Redis is away for too long")
+
+    def _drop(self, count: int, why: str) -> None:
+        if not self.dropped:
+            log.warning("receipts of commands are dropped", why=why)
+        self.dropped += count
+
+
+def _batches(receipts: dict[str, int]) -> list[dict[str, int]]:
+    items = iter(receipts.items())
+    return [batch for _ in range(0, len(receipts), BATCH) if (batch := dict(islice(items, BATCH)))]
