@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
@@ -17,8 +18,39 @@ from chatserver.limits import Bucket, Limits
 OUTBOX_BYTES: Final = 256 * 1024  # what may wait for a client, besides the answer to its own last frame
 CLOSE_TIMEOUT_S: Final = 3.0  # for a client to take note of a close; then the socket is cut
 MAX_REASON_BYTES: Final = 120  # a close frame has room for 123
-ANSWER_TIMEOUT_S: Final = 20.0  # for a client to read an answer that did not fit its socket at once
+STALLED_S: Final = 10.0  # for a client to take most of what waits for it
+SEND_BUFFER_BYTES: Final = 64 * 1024  # the kernel's share of an outbox: it would grow to megabytes by itself
+SLICE_BYTES: Final = 4096  # of what a client sent, between two looks at how much that was
+MAX_HANDSHAKE_BYTES: Final = 16 * 1024
+MAX_HANDSHAKES: Final = 1000  # begun and not finished; the oldest goes first
 _BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_LARGE: Final = _BAD_REQUEST.replace(b"400 Bad Request", b"431 Request Header Fields Too Large")
+
+
+class Handshakes:
+    """Connections that have not asked for anything yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, connection: Connection) -> None:
+        self._waiting[connection] = None
+        if len(self._waiting) > MAX_HANDSHAKES:
+            oldest = next(iter(self._waiting))
+            self.discard(oldest)
+            oldest.transport.abort()
+
+    def discard(self, connection: Connection) -> None:
+        self._waiting.pop(connection, None)
+
+    def cut(self) -> None:
+        """End all of them."""
+        while self._waiting:
+            connection, _ = self._waiting.popitem()
+            connection.transport.abort()
 
 
 class Connection(ServerConnection):
@@ -28,16 +60,23 @@ class Connection(ServerConnection):
     That is sound because nothing here is ever sent in fragments or compressed.
     """
 
-    def __init__(self, *arguments: Any, limits: Limits, **options: Any) -> None:
+    def __init__(self, *arguments: Any, limits: Limits, handshakes: Handshakes, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._limits = limits
+        self._limits, self._handshakes = limits, handshakes
         self.heard_at = self.loop.time()  # the last sign of life of any kind
         self.pinged_at = 0.0  # loop time of our last ping that was a frame of the protocol
         self.closed_with: int | None = None  # our close code, once we have begun to close
+        self._stalled_at: float | None = None  # loop time since when much waits for the client
+        self._asked_bytes = 0  # of its handshake
         self._answering = 0  # bytes in the outbox when the last answer was added to it
         self._frames = Bucket()
         self._hearing = self._turned_away = False
         self._cut: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side has begun to close."""
+        return self.protocol.state is OPEN
 
     def push(self, frame: bytes) -> None:
         """Send a frame if the client keeps up; close with 4001 if it does not."""
@@ -61,13 +100,14 @@ class Connection(ServerConnection):
         if not self.paused or self.protocol.state is not OPEN:
             return
         self._answering = self.transport.get_write_buffer_size()
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                with contextlib.suppress(OSError):
-                    await self.drain()
-        except TimeoutError:
-            self.shut(Close.SLOW_READER, "the client does not read")
+        with contextlib.suppress(OSError):
+            await self.drain()
         self._answering = 0
+
+    def look(self, now: float) -> None:
+        """Close with 4001 if much has waited for the client for too long, however little is said meanwhile."""
+        if self._stalled_at is not None and now - self._stalled_at > STALLED_S:
+            self.shut(Close.SLOW_READER, "the client does not read")
 
     def shut(self, code: int, reason: str) -> None:
         """Close now: a close frame, then the end of the stream; what the client still sends is ignored."""
@@ -83,15 +123,45 @@ class Connection(ServerConnection):
 
     # asyncio.Protocol and websockets' own callbacks
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._handshakes.add(self)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
     def data_received(self, data: bytes) -> None:
-        self.heard_at, self._hearing = self.loop.time(), True
-        super().data_received(data)
-        self._hearing = False
-        # The layer below answers pings by itself, whether the client reads or not.
-        if self.paused and self._overflows():
-            self.shut(Close.SLOW_READER, "the client does not read")
+        self.heard_at = self.loop.time()
+        if self.request is None:
+            self._asked_bytes += len(data)
+            if self._asked_bytes > MAX_HANDSHAKE_BYTES:
+                self.transport.write(_TOO_LARGE)
+                return self.transport.close()
+        # The layer below takes whatever it is given apart at once, and answers every ping in it:
+        # tens of thousands in one read of the socket. So it is given little at a time.
+        for start in range(0, len(data), SLICE_BYTES):
+            if self.closed_with is not None:
+                break
+            self._take(data[start : start + SLICE_BYTES])
         if self.protocol.state is CLOSING and self._cut is None:
             self._cut = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+        return None
+
+    def _take(self, data: bytes) -> None:
+        self._hearing = True
+        super().data_received(data)
+        self._hearing = False
+        if self.request is not None:
+            self._handshakes.discard(self)
+        # Pings are answered below whether the client reads or not.
+        if self.paused and self._overflows():
+            self.shut(Close.SLOW_READER, "the client does not read")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled_at = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled_at = None
 
     def send_data(self) -> None:
         # What is no request, or one with a body, the layer below leaves without an answer.
@@ -113,6 +183,7 @@ class Connection(ServerConnection):
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._handshakes.discard(self)
         if self._cut is not None:
             self._cut.cancel()
         super().connection_lost(error)

@@ -103,6 +103,7 @@ class Hub:
             self._awake_since = now
         self._swept_at = now
         for client in tuple(self.clients):
+            client.socket.look(now)
             if not client.user or client.began is None:
                 if now - client.opened_at > AUTH_S:
                     self._give_up(client)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
@@ -26,13 +25,13 @@ from bridge.config import BridgeSettings
 from bridge.envelope import Publication
 from bridge.errors import BridgeError
 from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
-from chatserver import frames
 from chatserver.auth import tokens_for
 from chatserver.config import ANY_ORIGIN, ChatSettings
-from chatserver.connection import Connection
+from chatserver.connection import Connection, Handshakes
 from chatserver.control import Control
 from chatserver.follower import Follower
 from chatserver.frames import MAX_FRAME_BYTES, PROTOCOL, Close
+from chatserver.handover import HandOver
 from chatserver.health import Health, Metrics
 from chatserver.hub import Client, Hub
 from chatserver.limits import Limits, Words
@@ -46,7 +45,6 @@ log = structlog.get_logger(__name__)
 STEP_S: Final = 1.0  # presence is gathered for so long, too
 FORGET_S: Final = 60.0
 INBOX_FRAMES: Final = 16  # of one client, read from its socket and not yet handled
-RECONNECT_MS: Final = 2000  # clients come back within this, each at a time of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,8 @@ class ChatNode:
             settings.jwt_key.get_secret_value(), issuer=settings.jwt_issuer, audience=settings.jwt_audience
         )
         self.hub = Hub(settings.heartbeat_seconds)
+        self._handover = HandOver(self.hub, settings.drain_seconds / 2)
+        self._handshakes = Handshakes()
         self.metrics = Metrics()
         self.rooms: Rooms
         self.reporter: Reporter
@@ -199,14 +199,14 @@ class ChatNode:
             {
                 "redis": lambda: _attempt(bridge.ping()),
                 "subscriptions": lambda: _word("down", bridge.subscriptions.connected),
-                "serving": lambda: _word("draining", not (self._stopping or self._draining.is_set())),
+                "serving": lambda: _word("draining", not self._is_going()),
             },
             self.metrics,
         )
 
         async def request(connection: ServerConnection, request: Request) -> Response | None:
             response = await health.respond(request)
-            if response is None and (self._stopping or self._draining.is_set()):
+            if response is None and self._is_going():
                 return connection.respond(503, "This node is going away; connect to another.\n")
             return response
 
@@ -235,7 +235,7 @@ class ChatNode:
             max_size=MAX_FRAME_BYTES,
             max_queue=INBOX_FRAMES,
             write_limit=64 * 1024,
-            create_connection=partial(Connection, limits=self.limits),  # type: ignore[arg-type]  # it is called
+            create_connection=partial(Connection, limits=self.limits, handshakes=self._handshakes),  # type: ignore[arg-type]  # it is called
         )
 
     def _where(self, server: Server) -> Ready:
@@ -249,31 +249,29 @@ class ChatNode:
         self._stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds):
-                # Nobody new; those who are here still see the commands that this node finishes.
+                # Nobody new. Clients go, group after group, while what was begun is finished.
                 server.close(close_connections=False)
                 handling.cancel()
-                await asyncio.wait((handling,))
-                await self._hand_clients_over()
+                await asyncio.gather(asyncio.wait((handling,)), self._hand_clients_over())
+                self._handshakes.cut()
                 await server.wait_closed()
         for client in tuple(self.hub.clients):
             client.socket.transport.abort()
+        self._handshakes.cut()
 
     async def _hand_clients_over(self) -> None:
         """Send everybody elsewhere, if this node goes away or was asked to drain."""
-        going = self._stopping or self._draining.is_set()
+        going = self._is_going()
         if going != self._was_going:
             self._was_going = going
             log.info(
                 "clients are sent elsewhere" if going else "clients may come again", sessions=len(self.hub.clients)
             )
-        if not going:
-            return
-        reason = "restart" if self._stopping else "drain"
-        for count, client in enumerate(tuple(self.hub.clients)):
-            client.socket.push(frames.reconnect(random.randrange(RECONNECT_MS), reason))
-            client.socket.shut(Close.RESTART, reason)
-            if count % 100 == 99:
-                await asyncio.sleep(0)
+        if going:
+            await self._handover.run("restart" if self._stopping else "drain", self._is_going)
+
+    def _is_going(self) -> bool:
+        return self._stopping or self._draining.is_set()
 
     async def _before(self, event: asyncio.Event, other: asyncio.Event) -> bool:
         """Whether ``event`` came, waiting for it no longer than until ``other`` did."""

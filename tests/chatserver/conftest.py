@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from bridge.envelope import Outcome
 from chatserver.config import ChatSettings
 from chatserver.node import ChatNode, Ready
 from tests.chatserver.client import SECRET, ChatClient, signed_in
+from tests.chatserver.process import Process, Spawn
 from tests.servers import Server
 
 SHARDS = 4
@@ -117,3 +119,19 @@ async def two_nodes(chat: Chat) -> tuple[RunningNode, RunningNode]:
     both = await asyncio.gather(chat.start_node("node-a"), chat.start_node("node-b"))
     await chat.done("room.open", "room:lobby", {"title": "Lobby"})
     return both[0], both[1]
+
+
+@pytest.fixture
+async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
+    spawned: list[Process] = []
+
+    def start(*arguments: str, **settings: str) -> Process:
+        spawned.append(Process(tmp_path, *arguments, **settings))
+        return spawned[-1]
+
+    yield start
+    for process in spawned:
+        process.popen.kill()
+        process.popen.wait()
+        assert process.popen.stdout is not None
+        process.popen.stdout.close()

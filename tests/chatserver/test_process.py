@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,66 +11,9 @@ import pytest
 
 from bridge.client import Bridge
 from tests.chatserver.client import SECRET, connected, signed_in, token
+from tests.chatserver.process import Spawn, settings
 from tests.servers import Server
 from tests.waiting import until
-
-Spawn = Callable[..., "Process"]
-
-
-class Process:
-    """``python -m chatserver`` with these settings."""
-
-    def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "CHATSERVER_"))}
-        self._errors = directory / f"stderr-{id(self):x}"
-        with self._errors.open("wb") as errors:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "chatserver", *arguments],
-                env={**inherited, "PYTHONPATH": str(Path.cwd()), **settings},
-                cwd=directory,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
-
-    async def ready(self) -> dict[str, Any]:
-        assert self.popen.stdout is not None
-        line = await asyncio.to_thread(self.popen.stdout.readline)
-        assert line, self.errors
-        return dict(json.loads(line))
-
-    async def ended(self) -> int:
-        return await asyncio.wait_for(asyncio.to_thread(self.popen.wait), 30)
-
-    @property
-    def errors(self) -> str:
-        return self._errors.read_text()
-
-
-@pytest.fixture
-async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
-    spawned: list[Process] = []
-
-    def start(*arguments: str, **settings: str) -> Process:
-        spawned.append(Process(tmp_path, *arguments, **settings))
-        return spawned[-1]
-
-    yield start
-    for process in spawned:
-        process.popen.kill()
-        process.popen.wait()
-        assert process.popen.stdout is not None
-        process.popen.stdout.close()
-
-
-def settings(server: Server, **more: str) -> dict[str, str]:
-    return {
-        "BRIDGE_REDIS_URL": server.url,
-        "BRIDGE_SHARDS": "4",
-        "CHATSERVER_JWT_KEY": SECRET,
-        "CHATSERVER_PORT": "0",
-        "CHATSERVER_NODE_NAME": "node-p",
-        **more,
-    }
 
 
 async def test_it_says_where_it_serves_and_ends_cleanly(server: Server, spawn: Spawn, tmp_path: Path) -> None:
