@@ -16,7 +16,8 @@ from bridge.errors import BridgeError, NotTaken
 from bridge.link import Argument, Endpoint, Link
 from bridge.scripts import Script
 from bridge.telemetry import Connected, Disconnected, PlacementChanged, StepFailed, Telemetry
-from bridge.topology import Placement, topology_of
+from bridge.topology import Placement
+from bridge.urls import topology_of
 
 DEFAULT_TIMEOUT_S = 1.0  # per call and per connection attempt; fail-over detection must be at least twice that
 LOOK_EVERY_S = 1.0  # for primaries that moved without telling us

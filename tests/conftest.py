@@ -15,12 +15,11 @@ import pytest
 from tests import leftovers
 from tests.proxy import Proxy
 from tests.recorder import Recorder
-from tests.servers import DEFAULT_ENGINE, ENGINES, Missing, Server, version
+from tests.servers import DEFAULT_ENGINE, ENGINES, Server, require, version
 from tests.waiting import block_until, until
 
-pytest_plugins = ["tests.figures"]
+pytest_plugins = ["tests.figures", "tests.topologies.fixtures"]
 CONFORMANCE = Path(__file__).parent / "conformance"
-IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,17 +61,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def engine(request: pytest.FixtureRequest) -> str:
     """Name of the engine that ``server`` and ``own_server`` run."""
     name: str = getattr(request, "param", DEFAULT_ENGINE)
-    _require(name)
+    require(name)
     return name
-
-
-def _require(engine: str) -> None:
-    try:
-        ENGINES[engine]()
-    except Missing as reason:
-        if IN_CI:
-            pytest.fail(f"{engine}: {reason}")
-        pytest.skip(f"{engine}: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +93,7 @@ async def start_server() -> AsyncIterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(engine: str = DEFAULT_ENGINE, **options: Any) -> Server:
-        _require(engine)
+        require(engine)
         started.append(Server.launch(engine, **options))
         return started[-1]
 

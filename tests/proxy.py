@@ -1,12 +1,16 @@
-"""A proxy between a client and a server that fails in the ways networks do."""
+"""Proxies between a client and its servers that fail in the ways networks do."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from tests.servers import Server
 
 
 class Proxy:
@@ -24,6 +28,7 @@ class Proxy:
     url: str
 
     def __init__(self, target: str) -> None:
+        self.named: Mapping[int, int] = {}  # ports of servers that replies name → what the client is to read
         self._target = target
         self._listener: asyncio.Server | None = None
         self._flows: set[_Flow] = set()
@@ -89,7 +94,7 @@ class Proxy:
         except OSError:
             return writer.transport.abort()
         for name, source, sink in (("requests", reader, server_writer), ("replies", server_reader, writer)):
-            flow = _Flow(name, source, sink, self)
+            flow = _Flow(name, source, sink, self, Names(self.named if name == "replies" else {}))
             self._flows.add(flow)
             flow.task.add_done_callback(partial(self._forget, flow))
         return None
@@ -105,11 +110,82 @@ class Proxy:
         await self._open[name].wait()
 
 
+class Proxies:
+    """One client's proxies, one before each server of a topology, so that it reaches none but through them.
+
+    Where servers tell where others are, the client reads the ports of its own proxies instead.
+    """
+
+    def __init__(self, url: str, proxies: Mapping[str, Proxy]) -> None:
+        self._proxies = tuple(proxies.values())
+        for target, proxy in proxies.items():
+            url = url.replace(target.partition("://")[2], proxy.url.partition("://")[2])
+        self.url = url
+
+    @classmethod
+    async def start(cls, url: str, servers: Sequence[Server]) -> Self:
+        """For a client that would connect to ``url``."""
+        proxies = {s.url: await Proxy.start(s.url, None if s.port else s.directory) for s in servers}
+        ports = {server.port: urlsplit(proxies[server.url].url).port or 0 for server in servers if server.port}
+        for proxy in proxies.values():
+            proxy.named = ports
+        return cls(url, proxies)
+
+    def cut(self) -> None:
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def drop(self) -> None:
+        for proxy in self._proxies:
+            proxy.drop()
+
+    def black_hole(self, *, requests: bool = True, replies: bool = True) -> None:
+        for proxy in self._proxies:
+            proxy.black_hole(requests=requests, replies=replies)
+
+    def delay(self, seconds: float) -> None:
+        for proxy in self._proxies:
+            proxy.delay(seconds)
+
+    def heal(self) -> None:
+        for proxy in self._proxies:
+            proxy.heal()
+
+    async def close(self) -> None:
+        for proxy in self._proxies:
+            await proxy.close()
+
+
+class Names:
+    """Ports in replies, exchanged: as a number, as a text of their own, or behind an address. All have five digits."""
+
+    def __init__(self, ports: Mapping[int, int]) -> None:
+        self._ports = {str(old).encode(): str(new).encode() for old, new in ports.items()}
+        assert all(len(old) == len(new) for old, new in self._ports.items()), self._ports
+        alternatives = b"|".join(self._ports)
+        self._pattern = re.compile(rb"(?:(?<=127\.0\.0\.1:)|(?<=^)|(?<=^:))(%s)(?!\d)" % alternatives)
+        self._rest = b""
+
+    def exchange(self, data: bytes) -> bytes:
+        """What can go on by now: whole lines."""
+        if not self._ports:
+            return data
+        *lines, self._rest = (self._rest + data).split(b"\r\n")
+        return b"".join(self._line(line) + b"\r\n" for line in lines)
+
+    def _line(self, line: bytes) -> bytes:
+        if len(line) > 6 and b"127.0.0.1:" not in line:
+            return line
+        return self._pattern.sub(lambda found: self._ports[found[1]], line)
+
+
 class _Flow:
     """One direction of one connection. Reading goes on while writing is held."""
 
-    def __init__(self, name: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter, proxy: Proxy) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter, proxy: Proxy, names: Names
+    ) -> None:
+        self.name, self._names = name, names
         self._source, self._sink, self._proxy = source, sink, proxy
         self._chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         self.task = asyncio.create_task(self._run(), name=f"proxy-{name}")
@@ -144,7 +220,7 @@ class _Flow:
             await self._proxy._due(self.name, arrived)
             if not data:
                 return
-            self._sink.write(data)
+            self._sink.write(self._names.exchange(data))
             await self._sink.drain()
 
 

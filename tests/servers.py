@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -64,7 +65,16 @@ SETTINGS = {
     "hz": "100",  # SIGTERM is seen within 10 ms
 }
 START_S = 20
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 IN_MEMORY = Path("/dev/shm")  # where fsync costs nothing
+
+
+def require(engine: str) -> None:
+    """Skip the test where the engine is not installed; in CI that is a failure."""
+    try:
+        ENGINES[engine]()
+    except Missing as reason:
+        (pytest.fail if IN_CI else pytest.skip)(f"{engine}: {reason}")
 
 
 def version(engine: str) -> str:

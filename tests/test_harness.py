@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError, TimeoutError
 
 from bridge.telemetry import Acquired, Released
 from tests import leftovers
-from tests.proxy import Proxy
+from tests.proxy import Names, Proxy
 from tests.recorder import Recorder
 from tests.servers import Server
 from tests.waiting import ended, running, until
@@ -119,6 +119,19 @@ async def test_a_delay_is_a_delay_each_way(proxy: Proxy) -> None:
         begin = loop.time()
         await client.ping()
         assert 0.1 <= loop.time() - begin < 1
+
+
+def test_proxies_put_their_own_ports_where_servers_name_others() -> None:
+    names = Names({40001: 50001, 40002: 50002})
+    told = (
+        b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n40001\r\n:40002\r\n-MOVED 7 127.0.0.1:40002\r\n"
+        b"$20\r\nab 127.0.0.1:40001@50000\r\n$7\r\n7-40001\r\n:400010\r\n"
+    )
+    parts = [told[:40], told[40:41], told[41:]]
+    assert b"".join(map(names.exchange, parts)) == (
+        b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n50001\r\n:50002\r\n-MOVED 7 127.0.0.1:50002\r\n"
+        b"$20\r\nab 127.0.0.1:50001@50000\r\n$7\r\n7-40001\r\n:400010\r\n"
+    )
 
 
 async def test_the_recorder_waits_for_what_it_is_asked(events: Recorder) -> None:

@@ -26,7 +26,7 @@ from bridge.errors import (
 from bridge.link import Link, NoScript, error_of
 from bridge.scripts import Script
 from bridge.telemetry import Connected, Disconnected
-from bridge.topology import endpoint_of
+from bridge.urls import endpoint_of
 from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.servers import Server

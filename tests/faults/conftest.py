@@ -1,4 +1,4 @@
-"""Fixtures of the fault suite: a server of the test's own, a publisher, a fleet of nodes."""
+"""Fixtures of the fault suite: where it runs, a publisher, a fleet of nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,21 @@ from bridge.client import Bridge
 from tests.faults.fleet import Fleet
 from tests.faults.ledger import registry
 from tests.recorder import Recorder
-from tests.servers import Server
+from tests.servers import ENGINES
+from tests.topologies import KINDS, REPLICATED, Topology
+from tests.topologies.fixtures import places
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On one server, or where ``--topology`` and ``--engine`` say; without them, ``anywhere`` tests on all kinds."""
+    if "topology" not in metafunc.fixturenames:
+        return
+    kind, engine = metafunc.config.option.topology, metafunc.config.option.engine
+    kinds = tuple(KINDS) if kind == "all" else (kind or "standalone",)
+    if kind is None and metafunc.definition.get_closest_marker("anywhere"):
+        kinds += REPLICATED
+    engines = tuple(ENGINES) if engine == "all" else (engine,)
+    metafunc.parametrize("place", places(kinds, engines, slow=lambda _: False), scope="session")
 
 
 @pytest.fixture
@@ -28,16 +42,16 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def bridge(own_server: Server, settings: dict[str, Any]) -> AsyncIterator[Bridge]:
+async def bridge(topology: Topology, settings: dict[str, Any]) -> AsyncIterator[Bridge]:
     """The publisher's side, in the test's own process."""
-    async with Bridge.connect(own_server.url, registry=registry, **settings) as bridge:
+    async with Bridge.connect(topology.url, registry=registry, **settings) as bridge:
         yield bridge
 
 
 @pytest.fixture
-async def fleet(own_server: Server, events: Recorder, settings: dict[str, Any]) -> AsyncIterator[Fleet]:
-    """Nodes on ``own_server``; at the end each must have been silent on its error output."""
-    fleet = Fleet(own_server.url, own_server.directory, events, **settings)
+async def fleet(topology: Topology, events: Recorder, settings: dict[str, Any]) -> AsyncIterator[Fleet]:
+    """Nodes on ``topology``; at the end each must have been silent on its error output."""
+    fleet = Fleet(topology.url, topology.directory, events, **settings)
     yield fleet
     await fleet.destroy()
     assert not fleet.complaints()

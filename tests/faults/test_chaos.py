@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
 from bridge.client import Bridge
-from tests.faults.audit import audit, conclude, drained
+from tests.faults.audit import audit, audit_of_survivors, conclude, drained
 from tests.faults.fleet import Fleet, Member
 from tests.faults.ledger import registry
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.figures import Figures
-from tests.proxy import Proxy
-from tests.servers import Server
+from tests.proxy import Proxies
+from tests.topologies import Topology
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 NODES = ("a", "b", "c", "d", "e")
@@ -58,11 +57,10 @@ class Chaos:
 
 
 async def test_random_kills_and_pauses(
-    own_server: Server, bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
+    topology: Topology, bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
 ) -> None:
     if not full:
         pytest.skip("takes minutes: make faults")
-    client = own_server.client()
     await fleet.start(*NODES)
     chaos = Chaos(fleet, chance, bridge.settings.lease_seconds)
 
@@ -82,27 +80,26 @@ async def test_random_kills_and_pauses(
             mischief.create_task(pausing())
         if load.count < COMMANDS:
             await load.more(COMMANDS - load.count, timeout=300)
-    await drained(client, bridge)
-    books = await audit(client, bridge, load)
+    await drained(bridge)
+    books = await audit(bridge, load)
     waits = [(done - accepted) / 1000 for accepted, done in books.times]
     conclude(f"chaos: {KILLS} kills and {PAUSES} pauses", books, len(chaos.faults), waits, figures)
 
 
 async def test_random_faults_of_everything(
-    own_server: Server,
+    topology: Topology,
     fleet: Fleet,
-    start_proxy: Callable[..., Any],
+    start_proxies: Callable[[], Awaitable[Proxies]],
     chance: random.Random,
     full: bool,
     figures: Figures,
 ) -> None:
-    """Nodes, connections and the server, all at once."""
+    """Nodes, connections and the primaries, all at once."""
     if not full:
         pytest.skip("takes minutes: make faults")
-    client = own_server.client()
-    proxy: Proxy = await start_proxy(own_server)
+    wire = await start_proxies()
     for name in NODES:
-        await fleet.start(name, url=proxy.url)
+        await fleet.start(name, url=wire.url)
     chaos = Chaos(fleet, chance, lease_s=1.5)
 
     async def nodes() -> None:
@@ -113,22 +110,21 @@ async def test_random_faults_of_everything(
     async def connections() -> None:
         for _ in range(20):
             await elapsed(chance.uniform(1, 4))
-            chance.choice((proxy.drop, proxy.black_hole, partial(proxy.delay, 0.2)))()
+            chance.choice((wire.drop, wire.black_hole, partial(wire.delay, 0.2)))()
             await elapsed(chance.uniform(0, 2))
-            proxy.heal()
+            wire.heal()
 
-    async def server() -> None:
+    async def primaries() -> None:
         for _ in range(10):
             await elapsed(chance.uniform(2, 8))
-            own_server.kill()
-            await elapsed(chance.uniform(0, 1))
-            await own_server.restart()
+            await topology.crash(await topology.primary(chance), away_s=chance.uniform(0, 1))
+            await topology.heal()
 
-    async with Bridge.connect(own_server.url, registry=registry) as bridge:
+    async with Bridge.connect(topology.url, registry=registry) as bridge:
         async with Load(bridge, per_s=60) as load, asyncio.TaskGroup() as mischief:
-            for each in (nodes, connections, server):
+            for each in (nodes, connections, primaries):
                 mischief.create_task(each())
-        await drained(client, bridge)
-        books = await audit(client, bridge, load)
+        await drained(bridge)
+        books = await audit_of_survivors(topology, bridge, load)
     waits = [(done - accepted) / 1000 for accepted, done in books.times]
-    conclude("chaos: nodes, connections, server", books, len(chaos.faults) + 30, waits, figures, fail_s=None)
+    conclude("chaos: nodes, connections, primaries", books, len(chaos.faults) + 30, waits, figures, fail_s=None)

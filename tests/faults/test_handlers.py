@@ -9,10 +9,10 @@ import pytest
 from bridge.client import Bridge
 from bridge.envelope import Outcome
 from bridge.telemetry import Acquired, Buried, Retried, Settled, Started
+from tests.faults.audit import ledger
 from tests.faults.fleet import Fleet
-from tests.faults.ledger import LEDGER, Dying
+from tests.faults.ledger import Dying
 from tests.figures import Figures
-from tests.servers import Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 LEASE_S = 0.5
@@ -24,9 +24,7 @@ def settings() -> dict[str, Any]:
     return {"shards": 1, "lease_seconds": LEASE_S, "handler_seconds": 1.0, "max_attempts": 3, "backoff_seconds": 0.1}
 
 
-async def test_a_handler_that_kills_its_process_is_buried_alone(
-    own_server: Server, bridge: Bridge, fleet: Fleet, figures: Figures
-) -> None:
+async def test_a_handler_that_kills_its_process_is_buried_alone(bridge: Bridge, fleet: Fleet, figures: Figures) -> None:
     await fleet.start("a", "b", "c", "d")
     killer = (await bridge.publish("fault.die", "room:killer", {}, by="test")).id
     others = [await publish(bridge, f"room:r{i}", n) for i in range(20) for n in range(3)]
@@ -50,9 +48,7 @@ async def test_a_handler_that_kills_its_process_is_buried_alone(
 
 
 @pytest.mark.parametrize("settings", [{"shards": 1, "lease_seconds": LEASE_S}])
-async def test_a_handler_that_takes_longer_than_the_lease_runs_once(
-    own_server: Server, bridge: Bridge, fleet: Fleet, full: bool
-) -> None:
+async def test_a_handler_that_takes_longer_than_the_lease_runs_once(bridge: Bridge, fleet: Fleet, full: bool) -> None:
     seconds = 8.0 if full else 2.6  # a lease that lapses is free for 1.3 s before another node takes it
     await fleet.start("a", "b")
     slow = (await bridge.publish("fault.linger", "room:slow", {"n": 0, "seconds": seconds}, by="test")).id
@@ -63,11 +59,11 @@ async def test_a_handler_that_takes_longer_than_the_lease_runs_once(
     assert (await ended(bridge, behind)).state == "done"
     await fleet.events.wait_for(Settled, id=behind)
     assert len(fleet.events.all(Started, id=slow)) == 1
-    assert [line[b"n"] for line in await lines(own_server, bridge, "room:slow")] == [b"0", b"1"]
+    assert [line[b"n"] for _, line in await ledger(bridge, "room:slow")] == [b"0", b"1"]
     assert len(fleet.events.all(Acquired)) <= 2  # nobody took the shard but to share it out
 
 
-async def test_a_handler_that_hangs_is_cut_at_its_limit(own_server: Server, bridge: Bridge, fleet: Fleet) -> None:
+async def test_a_handler_that_hangs_is_cut_at_its_limit(bridge: Bridge, fleet: Fleet) -> None:
     await fleet.start("a")
     hanging = (await bridge.publish("fault.hang", "room:h", {}, by="test")).id
     behind, beside = await publish(bridge, "room:h", 0), await publish(bridge, "room:other", 0)
@@ -82,9 +78,7 @@ async def test_a_handler_that_hangs_is_cut_at_its_limit(own_server: Server, brid
         assert 1000 <= cut.at - started.at < 1500
 
 
-async def test_a_handler_that_raises_is_tried_again_and_its_subject_waits(
-    own_server: Server, bridge: Bridge, fleet: Fleet
-) -> None:
+async def test_a_handler_that_raises_is_tried_again_and_its_subject_waits(bridge: Bridge, fleet: Fleet) -> None:
     await fleet.start("a")
     failing = (await bridge.publish("fault.fail", "room:f", {"n": 0, "until": 3}, by="test")).id
     behind, beside = await publish(bridge, "room:f", 1), await publish(bridge, "room:other", 0)
@@ -93,8 +87,8 @@ async def test_a_handler_that_raises_is_tried_again_and_its_subject_waits(
     assert (outcome.state, outcome.attempts) == ("done", 3)
     retries = fleet.events.all(Retried, id=failing)
     assert [(retry.attempt, retry.after_s) for retry in retries] == [(1, 0.1), (2, 0.2)]
-    written = await lines(own_server, bridge, "room:f")
-    assert [(line[b"n"], line[b"before"]) for line in written] == [(b"0", b""), (b"1", b"0")]
+    written = await ledger(bridge, "room:f")
+    assert [(line[b"n"], line[b"before"]) for _, line in written] == [(b"0", b""), (b"1", b"0")]
     assert (await ended(bridge, beside)).timeline[-1].at < outcome.timeline[-1].at
 
 
@@ -107,8 +101,3 @@ async def ended(bridge: Bridge, id: str) -> Outcome:
     assert outcome is not None
     assert outcome.ended, outcome
     return outcome
-
-
-async def lines(server: Server, bridge: Bridge, room: str) -> list[dict[bytes, bytes]]:
-    entries: Any = await server.client().xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
-    return [line for _, line in entries]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -16,12 +15,12 @@ from tests.faults.ledger import registry
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.figures import Figures
-from tests.proxy import Proxy
-from tests.servers import Server
+from tests.proxy import Proxies
+from tests.topologies import Topology
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
-FAULTS: dict[str, tuple[Callable[[Proxy], None], float]] = {
+FAULTS: dict[str, tuple[Callable[[Proxies], None], float]] = {
     "connections reset": (lambda proxy: proxy.drop(), 0.0),
     "refused": (lambda proxy: proxy.cut(), 3.0),
     "nothing arrives": (lambda proxy: proxy.black_hole(), 3.0),
@@ -32,17 +31,16 @@ FAULTS: dict[str, tuple[Callable[[Proxy], None], float]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_connection_that_fails_costs_nothing_but_time(
-    own_server: Server,
+    topology: Topology,
     fleet: Fleet,
-    start_proxy: Callable[..., Any],
+    start_proxies: Callable[[], Awaitable[Proxies]],
     fault: str,
     chance: random.Random,
     full: bool,
     figures: Figures,
 ) -> None:
     inflict, seconds = FAULTS[fault]
-    node_side, publisher_side = await start_proxy(own_server), await start_proxy(own_server)
-    client = own_server.client()
+    node_side, publisher_side = await start_proxies(), await start_proxies()
     await fleet.start("a", "b")
     await fleet.start("c", url=node_side.url)
     faults = []
@@ -56,6 +54,6 @@ async def test_a_connection_that_fails_costs_nothing_but_time(
                     await elapsed(seconds if full else seconds / 2)
                     proxy.heal()
                 await load.more(100)
-        await drained(client, bridge)
-        books = await audit(client, bridge, load)
+        await drained(bridge)
+        books = await audit(bridge, load)
         conclude(f"{fault}: a node, then the publisher", books, len(faults), books.waits(faults), figures)

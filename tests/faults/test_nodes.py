@@ -15,16 +15,15 @@ from tests.faults.fleet import Fleet
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.figures import Figures
-from tests.servers import Server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 PAUSE_S = 4.0
 
 
+@pytest.mark.anywhere
 async def test_a_killed_node_loses_nothing_and_others_take_over(
-    own_server: Server, bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
+    bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
 ) -> None:
-    client = own_server.client()
     await fleet.start("a", "b", "c")
     kills = []
     async with Load(bridge) as load:
@@ -39,15 +38,14 @@ async def test_a_killed_node_loses_nothing_and_others_take_over(
             await load.more(350)
             if not round_ % 2:
                 await fleet.start(victim.name)
-    await drained(client, bridge)
-    books = await audit(client, bridge, load)
+    await drained(bridge)
+    books = await audit(bridge, load)
     conclude("SIGKILL of a node", books, len(kills), books.waits(kills), figures)
 
 
 async def test_a_paused_node_that_wakes_changes_nothing(
-    own_server: Server, bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
+    bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
 ) -> None:
-    client = own_server.client()
     await fleet.start("a", "b", "c")
     stops = []
     async with Load(bridge) as load:
@@ -60,15 +58,14 @@ async def test_a_paused_node_that_wakes_changes_nothing(
             await elapsed(PAUSE_S)
             zombie.cont()
             await fleet.events.wait_for(LostLease, node=zombie.name, regained=False)
-    await drained(client, bridge)
-    books = await audit(client, bridge, load)
+    await drained(bridge)
+    books = await audit(bridge, load)
     conclude("SIGSTOP of a node for 4 s", books, len(stops), books.waits(stops), figures)
 
 
 async def test_nodes_replaced_one_by_one_hold_nothing_up(
-    own_server: Server, bridge: Bridge, fleet: Fleet, full: bool, figures: Figures
+    bridge: Bridge, fleet: Fleet, full: bool, figures: Figures
 ) -> None:
-    client = own_server.client()
     await fleet.start("a", "b", "c")
     stops = []
     async with Load(bridge) as load:
@@ -80,8 +77,8 @@ async def test_nodes_replaced_one_by_one_hold_nothing_up(
                 assert await leaving.ended() == 0
                 await load.more(30)
                 await fleet.start(name)
-    await drained(client, bridge)
-    books = await audit(client, bridge, load)
+    await drained(bridge)
+    books = await audit(bridge, load)
     conclude("SIGTERM of each node in turn", books, len(stops), books.waits(stops), figures)
 
 

@@ -14,7 +14,7 @@ from bridge.guard import guarded, needs_pipe
 from tests.faults.audit import drained
 from tests.faults.fleet import REPOSITORY, Fleet
 from tests.figures import Figures
-from tests.servers import Server
+from tests.topologies import Topology
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 LIMIT = 200
@@ -28,12 +28,11 @@ def settings() -> dict[str, Any]:
 
 
 async def test_ten_times_too_many_are_refused_and_memory_stays_flat(
-    own_server: Server, bridge: Bridge, fleet: Fleet, full: bool, figures: Figures
+    topology: Topology, bridge: Bridge, fleet: Fleet, full: bool, figures: Figures
 ) -> None:
-    client = own_server.client()
     [node] = await fleet.start("a")
     flood = await asyncio.create_subprocess_exec(
-        *guarded([sys.executable, "-m", "tests.faults.flood", own_server.url, "60" if full else "4", "2000"]),
+        *guarded([sys.executable, "-m", "tests.faults.flood", topology.url, "60" if full else "4", "2000"]),
         cwd=REPOSITORY, stdin=asyncio.subprocess.PIPE if needs_pipe() else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
@@ -44,7 +43,7 @@ async def test_ten_times_too_many_are_refused_and_memory_stays_flat(
         backlog = max(backlog, *(info.length for info in await bridge.shard_infos()))
         node_rss.append(node.rss())
     assert await flood.wait() == 0
-    await drained(client, bridge, timeout=30)
+    await drained(bridge, timeout=30)
     total = {name: sum(second[name] for second in seconds) for name in ("accepted", "Overloaded", "other")}
     rss = [second["rss"] for second in seconds]
     figures.report(

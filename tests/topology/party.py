@@ -17,8 +17,8 @@ from bridge.client import Bridge
 from bridge.envelope import Position, Publication
 from bridge.errors import BridgeError
 from bridge.telemetry import Joined
-from tests.faults.audit import Audit, audit
-from tests.faults.ledger import LEDGER, registry
+from tests.faults.audit import Audit, audit, drained, ledger
+from tests.faults.ledger import registry
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.recorder import Recorder
@@ -77,37 +77,19 @@ class Party:
 
     async def drained(self, timeout: float = 20) -> None:
         """Until no accepted command is left that has not ended."""
-        bridge = self.publisher
-
-        async def empty() -> bool:
-            calls = [bridge.redis.call("XLEN", bridge.keys.commands(shard)) for shard in range(bridge.shards)]
-            return not any(await asyncio.gather(*calls))
-
-        await until(empty, timeout, what="all accepted commands end")
+        await drained(self.publisher, timeout)
 
     async def audit(self, load: Load) -> Audit:
         """Compare what was accepted with the ledgers."""
-        return await audit(_Reader(self.publisher), self.publisher, load)  # type: ignore[arg-type]
+        return await audit(self.publisher, load)
 
-    async def ledger(self, room: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    async def ledger(self, room: str) -> list[tuple[str, dict[bytes, bytes]]]:
         """What took effect in a room, in order."""
-        bridge = self.publisher
-        return await _Reader(bridge).xrange(bridge.keys.state(bridge.shard_of(room), room, LEDGER))
+        return await ledger(self.publisher, room)
 
     async def survivors(self, books: Audit) -> list[str]:
         """Of the lost commands those that the servers know of: none may be."""
         return [id for id in books.lost if await self.publisher.outcome(id) is not None]
-
-
-class _Reader:
-    """Reads as a client of redis-py does, wherever the key is."""
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._redis = bridge.redis
-
-    async def xrange(self, key: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        rows = await self._redis.call("XRANGE", key, "-", "+")
-        return [(id, dict(zip(fields[::2], fields[1::2], strict=True))) for id, fields in rows]
 
 
 @dataclass(slots=True)

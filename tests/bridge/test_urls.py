@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.errors import Misconfigured
-from bridge.topology import topology_of
+from bridge.urls import topology_of
 
 
 @pytest.mark.parametrize(
