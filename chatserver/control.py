@@ -57,6 +57,7 @@ class Control:
         """Follow every shard from now on. Raises Unreachable."""
         self._followers = [self._follower(shard) for shard in range(shards)]
         await asyncio.gather(*(self._begin(follower) for follower in self._followers))
+        self._reload()  # what was read before that may be old already, and nobody tells it again
 
     def close(self) -> None:
         for follower in self._followers:
@@ -129,7 +130,10 @@ class Control:
             there = [c for c in there if c.began is not None and c.began <= at]
         if not data.get("shadow"):
             self._hub.push(there, frames.sanction_push(data))
-        if data["kind"] == "kick":
+        if data["kind"] == "warn":
+            for client in there:
+                client.warned_by = data["command_id"]
+        elif data["kind"] == "kick":
             _shut(there, Close.KICKED, data["reason"] or "kicked")
         elif data["kind"] == "ban":
             _shut(there, Close.BANNED, data["reason"] or "banned")
@@ -172,6 +176,9 @@ class Control:
                 client.socket.shut(Close.KICKED, "kicked")
             elif listed.replaced:
                 client.socket.shut(Close.REPLACED, "a newer session took this one's place")
+            elif listed.warning is not None and listed.warning["command_id"] != client.warned_by:
+                client.warned_by = listed.warning["command_id"]
+                client.socket.push(frames.sanction_push(listed.warning))
 
     async def _check_members(self) -> None:
         members = [(client, membership) for client in self._hub.listed() for membership in client.rooms.values()]

@@ -31,6 +31,7 @@ class Client:
     expires_at: float = 0.0  # seconds since the epoch, the token's
     rooms: dict[str, Membership] = field(default_factory=dict)
     must_check: bool = False  # a sanction came while the session was being listed
+    warned_by: str = ""  # the last warning it was given, a command's id
     turned_away: bool = False  # its token could not be used because Redis was away
 
     def key(self) -> SessionKey:

@@ -105,6 +105,7 @@ class SessionNow:
     began: int
     user: UserNow
     replaced: bool  # younger sessions of this user took its place
+    warning: Mapping[str, Any] | None = None  # the last one's event, if it was given after the session began
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +174,19 @@ class ChatState:
         for s in sessions:
             keys += [
                 names.state(shard, user(s.user), name)
-                for name in ("sanctions", "kicked_at", "sessions", "session:rooms")
+                for name in ("sanctions", "kicked_at", "sessions", "session:rooms", "warned")
             ]
             began = "" if s.began is None else s.began
             arguments += [s.user, s.session, began, orjson.dumps(s.name), orjson.dumps(s.rooms)]
         now, *answers = await self._store.redis.run(script("keep_sessions"), keys, arguments)
         return [
-            SessionNow(int(began), _user_now(s.user, int(now), sanctions, kicked_at), replaced == 1)
-            for s, (began, sanctions, kicked_at, replaced) in zip(sessions, answers, strict=True)
+            SessionNow(
+                int(began),
+                _user_now(s.user, int(now), sanctions, kicked_at),
+                replaced == 1,
+                _warning(warned, since=int(began)),
+            )
+            for s, (began, sanctions, kicked_at, replaced, warned) in zip(sessions, answers, strict=True)
         ]
 
     async def end_session(self, key: SessionKey) -> None:
@@ -307,6 +313,11 @@ def _listed(member: Member) -> bytes:
 
 def _user_now(user_id: str, now: int, sanctions: bytes | None, kicked_at: bytes | None) -> UserNow:
     return UserNow(now, user_sanctions_from(user_id, sanctions, now), None if kicked_at is None else int(kicked_at))
+
+
+def _warning(raw: bytes | None, *, since: int) -> Mapping[str, Any] | None:
+    warning = None if raw is None else orjson.loads(raw)
+    return warning if warning is not None and warning.pop("at") >= since else None
 
 
 def _verdict(user_now: UserNow) -> str:

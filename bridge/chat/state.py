@@ -5,7 +5,7 @@ Of a room:  ``settings`` hash (title, state, slow_mode_s, opened_at; there from 
             ``deleted`` JSON message id → by · ``present`` zset of presence members · ``present:version`` counter ·
             ``said:<user>`` slow mode · ``nonce:<user>:<nonce>`` the answer to a say, 10 min
 Of a user:  ``sanctions`` JSON kind → record · ``sessions`` zset of session members · ``session:rooms`` hash session →
-            JSON list · ``kicked_at`` ms, 1 h
+            JSON list · ``kicked_at`` ms, 1 h · ``warned`` JSON of the last warning's event and when, 1 h
 Of a shard: ``rooms`` zset room → opened_at · ``sanctions`` zset of index members, score ``until``: an index, the
             truth is the record
 Scores of the two zsets of people are server ms of the last sign of life. All times are ms since the epoch.
@@ -26,7 +26,7 @@ from bridge.keys import Keys
 from bridge.shards import shard_of
 
 STALE_MS: Final = 30_000  # someone not refreshed for so long is gone; nodes refresh every 10 s
-KICK_SECONDS: Final = 3600  # how long kicks leave a trace for nodes that missed the event
+KICK_SECONDS: Final = 3600  # how long kicks and warnings leave a trace for nodes that missed the event
 
 SanctionType = Literal["mute", "ban"]
 RoomState = Literal["open", "frozen", "closed"]

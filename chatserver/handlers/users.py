@@ -44,8 +44,10 @@ async def kick(command: Command[UserKick]) -> Effects:
 
 @handles(UserWarn)
 async def warn(command: Command[UserWarn]) -> Effects:
-    # Who is not there to read it does not get it later: its outcome is in the operators' records.
-    return Effects().publish("sanction", _event(command, "warn", text=command.payload.text), channel=CONTROL)
+    # It stays for nodes that miss the event. Who comes later does not get it: it is in the operators' records.
+    event = _event(command, "warn", text=command.payload.text)
+    effects = Effects().set("warned", {**event, "at": now_ms(command)}, KICK_SECONDS)
+    return effects.publish("sanction", event, channel=CONTROL)
 
 
 async def _impose(command: Command[Any], kind: SanctionType, *, shadow: bool = False) -> Effects:

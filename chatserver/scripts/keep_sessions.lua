@@ -1,8 +1,8 @@
 -- keep_sessions: open sessions of users of one shard, or give signs of their life; tells what holds against them.
--- KEYS  1 control channel, 2 its log, then per session: sanctions, kicked_at, sessions, session:rooms
+-- KEYS  1 control channel, 2 its log, then per session: sanctions, kicked_at, sessions, session:rooms, warned
 -- ARGV  1 ms a sign of life counts, 2 most sessions of a user, 3 control log's length, 4 seed, 5 node,
 --       6 nodes that went away (",a,b,"), 7 ms after which a sign of life is overdue, then per session: user, session, when it began ("" = now), name (JSON), its rooms (JSON)
--- returns {now, then per session {began, sanctions or false, kicked_at or false, replaced (1, 0)}}
+-- returns {now, then per session {began, sanctions or false, kicked_at or false, replaced (1, 0), warned or false}}
 --
 -- A user has so many sessions at most: those make room whose node went away, then those with an overdue
 -- sign of life, then the oldest; their nodes hear of it on the control channel. One that missed that, and gives a sign of life, is told here.
@@ -72,8 +72,8 @@ local function make_room(sessions, rooms, user, mine)
 end
 
 local answers = {digits(now)}
-for i = 1, (#KEYS - 2) / 4 do
-  local sanctions, kicked, sessions, rooms = unpack(KEYS, 4 * i - 1, 4 * i + 2)
+for i = 1, (#KEYS - 2) / 5 do
+  local sanctions, kicked, sessions, rooms, warned = unpack(KEYS, 5 * i - 2, 5 * i + 2)
   local user, session, began, name, in_rooms = unpack(ARGV, 5 * i + 3, 5 * i + 7)
   began = began == '' and digits(now) or began
   local kicked_at = redis.call('GET', kicked)
@@ -86,6 +86,6 @@ for i = 1, (#KEYS - 2) / 4 do
     redis.call('PEXPIRE', sessions, 2 * lives)
     redis.call('PEXPIRE', rooms, 2 * lives)
   end
-  answers[i + 1] = {began, redis.call('GET', sanctions), kicked_at, replaced}
+  answers[i + 1] = {began, redis.call('GET', sanctions), kicked_at, replaced, redis.call('GET', warned)}
 end
 return answers

@@ -62,15 +62,19 @@ class Chat:
         self._clients = contextlib.AsyncExitStack()
 
     async def start_node(self, name: str = "node-a", redis_url: str | None = None, **settings: Any) -> RunningNode:
+        running = self.make_node(name, redis_url, **settings)
+        await running.start()
+        self.nodes.append(running)
+        return running
+
+    def make_node(self, name: str = "node-a", redis_url: str | None = None, **settings: Any) -> RunningNode:
+        """One that has not begun yet."""
         load: Callable[[], ChatSettings] | None = settings.pop("load_settings", None)
         values = {"port": 0, "node_name": name, "jwt_key": SECRET, "messages_per_s": 1000, **settings}
         bridge_settings = self._settings
         if redis_url is not None:
             bridge_settings = BridgeSettings(redis_url=SecretStr(redis_url), shards=SHARDS)
-        running = RunningNode(ChatNode(ChatSettings(**values), bridge_settings, load_settings=load))
-        await running.start()
-        self.nodes.append(running)
-        return running
+        return RunningNode(ChatNode(ChatSettings(**values), bridge_settings, load_settings=load))
 
     async def operate(self, type: str, subject: str, payload: dict[str, Any] | None = None, **fields: Any) -> Outcome:
         """Issue a command and wait until it ended."""

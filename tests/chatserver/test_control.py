@@ -51,20 +51,31 @@ async def test_a_node_that_was_cut_off_catches_up_with_every_sanction(
     assert (await clients["barred"].ask("join", room="lobby"))["code"] == "banned"
 
 
-async def test_a_kick_that_no_channel_tells_any_more_is_found_in_the_state(
+async def test_what_no_channel_tells_any_more_is_found_in_the_state(
     chat: Chat, server: Server, start_proxy: Callable[..., Any]
 ) -> None:
     node, proxy = await cut_off_node(chat, server, start_proxy)
     kicked, turned_out = await chat.client(node, "u1", "lobby"), await chat.client(node, "u2", "lobby")
+    banned, barred = await chat.client(node, "u3", "lobby"), await chat.client(node, "u4", "lobby")
+    warned = await chat.client(node, "u5", "lobby")
+    await chat.done("user.warn", "user:u5", {"text": "one"})
+    await warned.push("sanction", kind="warn", text="one")
     proxy.cut()
     await chat.done("user.kick", "user:u1")
     await chat.done("member.kick", "room:lobby", {"user": "u2"})
+    await chat.done("user.ban", "user:u3")
+    await chat.done("member.ban", "room:lobby", {"user": "u4"})
+    await chat.done("user.warn", "user:u5", {"text": "two"})
     for shard in range(chat.bridge.shards):
         await chat.bridge.redis.call("DEL", chat.bridge.keys.log(shard, "control"))
     proxy.heal()
     assert await kicked.close_code() == 4503
     await turned_out.push("sanction", kind="kick", room="lobby")
     assert await answers(turned_out, "not_joined")
+    assert await banned.close_code() == 4504
+    await barred.push("sanction", kind="ban", room="lobby")
+    assert await answers(barred, "not_joined")
+    await warned.push("sanction", kind="warn", text="two")
     back = await chat.client(node, "u1", "lobby")
     assert await answers(back, "ok")
 
@@ -87,6 +98,32 @@ async def test_a_reload_that_no_channel_tells_any_more_is_made_up_for(
         await chat.bridge.redis.call("DEL", chat.bridge.keys.log(shard, "control"))
     proxy.heal()
     await until(lambda: answers(client, "forbidden"))
+
+
+async def test_a_warning_is_given_once_and_to_nobody_who_came_later(chat: Chat, node: RunningNode) -> None:
+    before = await chat.client(node, "u1")
+    await chat.done("user.warn", "user:u1", {"text": "careful"})
+    await before.push("sanction", kind="warn", text="careful")
+    after, looked_at = await chat.client(node, "u1"), await chat.client(node, "u2")
+    key = chat.bridge.keys.state(chat.bridge.shard_of("user:u2"), "user:u2", "kicked_at")
+    await chat.bridge.redis.call("SET", key, 1 << 50)
+    await chat.bridge.broadcast("cache.drop", "all", {"what": "users"})
+    assert await looked_at.close_code() == 4503
+    for client in (before, after):
+        assert (await client.ask("ping"))["type"] == "pong"
+    assert before.seen("sanction") == after.seen("sanction") == []
+
+
+async def test_a_reload_while_a_node_starts_is_not_missed(chat: Chat, tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    words.write_text("")
+    running = chat.make_node(words_file=words)  # which reads it
+    words.write_text("x")
+    await chat.bridge.broadcast("config.reload", "all", {})
+    await running.start()
+    chat.nodes.append(running)
+    await chat.done("room.open", "room:lobby")
+    assert await answers(await chat.client(running, "u1", "lobby"), "forbidden")
 
 
 async def test_a_dropped_cache_of_rooms_concerns_members_and_one_of_users_sessions(
