@@ -109,6 +109,42 @@ MUTANTS = (
         "workers = list(self._workers.values())", "workers = list[Worker]()",
         ("tests/faults/test_handlers.py", "-k", "longer"),
     ),
+    Mutant(
+        "user check of say", "chatserver/state.py",
+        "(user_now.now, _verdict(user_now), length", '(user_now.now, "", length',
+        ("tests/journeys/test_leaks.py", "-k", "whatever"),
+    ),
+    Mutant(
+        "room check of say", "chatserver/scripts/say.lua", "or muted then", "then",
+        ("tests/journeys/test_leaks.py", "-k", "whatever"),
+    ),
+    Mutant(
+        "a command's event once", "chatserver/control.py", "if not self._applied.knows(command_id, event):", "if True:",
+        ("tests/chatserver/test_receipts.py", "-k", "again"),
+    ),
+    Mutant(
+        "reload at start", "chatserver/control.py",
+        "        self._reload()  # what was read before", "        # what was read before",
+        ("tests/chatserver/test_control.py", "-k", "starts"),
+    ),
+    Mutant(
+        "user kick in the state", "chatserver/handlers/users.py", 'Effects().set("kicked_at", now, KICK_SECONDS)',
+        "Effects()", ("tests/chatserver/test_control.py", "-k", "no_channel"),
+    ),
+    Mutant(
+        "member kick in the state", "chatserver/handlers/members.py",
+        '        .set(f"kicked:{user}", now_ms(command), KICK_SECONDS)\n', "",
+        ("tests/chatserver/test_control.py", "-k", "no_channel"),
+    ),
+    Mutant(
+        "warning in the state", "chatserver/handlers/users.py",
+        'Effects().set("warned", {**event, "at": now_ms(command)}, KICK_SECONDS)', "Effects()",
+        ("tests/chatserver/test_control.py", "-k", "no_channel"),
+    ),
+    Mutant(
+        "bans found in the state", "chatserver/control.py", 'if "ban" in listed.user.sanctions:', "if False:",
+        ("tests/chatserver/test_control.py", "-k", "no_channel"),
+    ),
 )  # fmt: skip
 
 

@@ -84,6 +84,7 @@ class Installation:
 
     def __init__(self, server: Server, **settings: object) -> None:
         self.server = server
+        self.redis_urls: dict[str, str] = {}  # of nodes that reach the server by another way
         self.nodes: dict[str, Service] = {}
         self.backoffice: Service
         self.api: RestApi
@@ -160,7 +161,7 @@ class Installation:
         node = await self._spawn(
             name, "chatserver",
             CHATSERVER_PORT="0", CHATSERVER_NODE_NAME=name, CHATSERVER_JWT_KEY=SECRET, CHATSERVER_LOG_JSON="true",
-            CHATSERVER_MESSAGES_PER_S="1000",
+            CHATSERVER_MESSAGES_PER_S="1000", BRIDGE_REDIS_URL=self.redis_urls.get(name, self.server.url),
         )  # fmt: skip
         self.nodes[name] = node
         return node
