@@ -225,9 +225,7 @@ async def proxies(own_server: Server, start_proxy: Callable[..., Any]) -> dict[s
 
 
 @pytest.fixture
-async def chat(
-    own_server: Server, settings: dict[str, Any], proxies: dict[str, Proxy]
-) -> AsyncIterator[Installation]:
+async def chat(own_server: Server, settings: dict[str, Any], proxies: dict[str, Proxy]) -> AsyncIterator[Installation]:
     """Three nodes, each with a way to the server that can be cut, and a room for each user."""
     installation = Installation(own_server, **settings)
     installation.redis_urls = {name: proxy.url for name, proxy in proxies.items()}
