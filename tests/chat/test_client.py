@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any, TypeVar
 
 import pytest
 
+from bridge.channels import Channel
 from bridge.chat.client import (
     ChatClient,
     ChatError,
+    Closed,
     Connected,
+    Event,
+    Lagged,
     Message,
+    Notice,
+    Position,
     Reconnecting,
     Resumed,
+    RoomChanged,
+    RoomLost,
+    Sanctioned,
 )
-from tests.chatserver.client import token
+from bridge.errors import Misconfigured
+from tests.chat.relay import relayed
+from tests.chatserver.client import signed_in, token
 from tests.chatserver.conftest import Chat, RunningNode
+from tests.chatserver.test_process import Spawn, settings
+from tests.servers import Server
+from tests.waiting import until
 
 Pair = tuple[RunningNode, RunningNode]
 E = TypeVar("E")
+NOBODY = "ws://127.0.0.1:9/ws"
 
 
 async def event(client: ChatClient, kind: type[E], **fields: Any) -> E:
@@ -29,6 +45,21 @@ async def event(client: ChatClient, kind: type[E], **fields: Any) -> E:
             if isinstance(each, kind) and all(getattr(each, name) == value for name, value in fields.items()):
                 return each
     raise AssertionError("the client ended")
+
+
+async def texts(client: ChatClient, last: str) -> list[str | None]:
+    """Texts of messages up to this one."""
+    found: list[str | None] = []
+    while last not in found:
+        found.append((await event(client, Message)).text)
+    return found
+
+
+async def ending(client: ChatClient) -> Closed:
+    """What ends the events."""
+    with pytest.raises(Closed) as closed:
+        await event(client, Message)
+    return closed.value
 
 
 async def test_what_one_says_the_others_are_told(two_nodes: Pair) -> None:
@@ -46,10 +77,38 @@ async def test_what_one_says_the_others_are_told(two_nodes: Pair) -> None:
         assert (await listener.history("lobby")).messages == (message,)
         assert {user.user for user in (await speaker.presence("lobby")).users} == {"u1", "u2"}
         assert await speaker.ping() < 10
+        assert (speaker.url, speaker.ready["node"]) == (first.url, "node-a")
+        await speaker.leave("lobby")
         await speaker.leave("lobby")
         with pytest.raises(ChatError) as refused:
             await speaker.say("lobby", "gone")
         assert (refused.value.code, refused.value.temporary) == ("not_joined", False)
+
+
+async def test_operators_doings_come_as_events(chat: Chat, node: RunningNode) -> None:
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        said = await client.say("lobby", "one")
+        await chat.done("notice.post", "room:lobby", {"text": "kept", "level": "warning"})
+        await chat.done("message.delete", "room:lobby", {"message_ids": [said.message_id]})
+        await chat.done("room.slow_mode", "room:lobby", {"seconds": 3})
+        await chat.done("member.mute", "room:lobby", {"user": "u1"}, reason="spam")
+        await chat.bridge.broadcast("notice.flash", "all", {"text": "seen once", "level": "info", "seconds": 9})
+        notice = await event(client, Notice)
+        assert (notice.text, notice.level, notice.offset) == ("kept", "warning", said.offset + 1)
+        changed = await event(client, RoomChanged)
+        assert (changed.slow_mode_s, changed.offset) == (3, said.offset + 3)
+        sanctioned = await event(client, Sanctioned)
+        assert (sanctioned.kind, sanctioned.room, sanctioned.reason) == ("mute", "lobby", "spam")
+        flashed = await event(client, Notice)
+        assert (flashed.room, flashed.offset, flashed.seconds) == (None, None, 9)
+        with pytest.raises(ChatError) as refused:
+            await client.say("lobby", "two")
+        assert refused.value.code == "muted"
+        assert [m.text for m in (await client.history("lobby")).messages if isinstance(m, Message)] == [None]
+
+
+# away and back
 
 
 async def test_a_node_that_stops_hands_its_client_to_another_without_a_gap(chat: Chat, two_nodes: Pair) -> None:
@@ -58,16 +117,305 @@ async def test_a_node_that_stops_hands_its_client_to_another_without_a_gap(chat:
     urls = [first.url]
     async with ChatClient(lambda: urls, token("u1")) as client:
         await client.join("lobby")
-        urls.append(second.url)
-        before = await speaker.say("lobby", "before")
+        last_seen = await client.say("lobby", "before")
         leaving = asyncio.create_task(first.stop())
         gone = await event(client, Reconnecting)
         assert (gone.code, gone.url) == (1012, first.url)
         said = [await speaker.say("lobby", f"message {i}") for i in range(500)]
+        assert client.url is None
+        urls[:] = [second.url]
         assert (await event(client, Connected)).node == "node-b"
         assert (await event(client, Resumed)).recovered is True
-        for answer in said:
-            assert (await event(client, Message)).offset == answer["offset"]
-        assert said[0]["offset"] == before["offset"] + 1
+        missed = [await event(client, Message) for _ in said]
+        assert [m.offset for m in missed] == [last_seen.offset + 1 + i for i in range(500)]
+        assert [m.message_id for m in missed] == [answer["message_id"] for answer in said]
         await leaving
     chat.nodes.remove(first)
+
+
+async def test_a_client_comes_back_when_the_node_told_it_to(chat: Chat, two_nodes: Pair) -> None:
+    first, second = two_nodes
+    async with relayed(first.url) as relay:
+        urls = [relay.url]
+        async with ChatClient(lambda: urls, token("u1")) as client:
+            urls.append(second.url)
+            await first.stop()
+            chat.nodes.remove(first)
+            gone = await event(client, Reconnecting)
+            (told,) = [frame for frame in relay.frames if frame["type"] == "reconnect"]
+            assert gone.after_s == told["after_ms"] / 1000
+            assert (await event(client, Connected)).url == second.url
+
+
+async def test_who_comes_back_too_late_is_told_so_and_shown_the_room_as_it_is(chat: Chat, two_nodes: Pair) -> None:
+    first, second = two_nodes
+    speaker = await chat.client(second, "u2", "lobby")
+    urls = [first.url]
+    async with ChatClient(lambda: urls, token("u1")) as client:
+        await client.join("lobby")
+        await first.stop()
+        chat.nodes.remove(first)
+        said = [await speaker.say("lobby", f"message {i}") for i in range(30)]
+        channel = Channel.of_subject("room:lobby", chat.bridge.shards)
+        await chat.bridge.redis.call("XTRIM", chat.bridge.keys.log(channel.shard, channel.name), "MAXLEN", 10)
+        urls[:] = [second.url]
+        resumed = await event(client, Resumed)
+        assert resumed.recovered is False
+        assert resumed.joined.position.offset == said[-1]["offset"]
+        assert await texts(client, "message 29") == [f"message {i}" for i in range(20, 30)]
+        following = await speaker.say("lobby", "following")
+        assert (await event(client, Message)).offset == following["offset"]
+        assert client.rooms["lobby"].offset == following["offset"]
+
+
+async def test_a_place_that_was_kept_is_resumed_or_told_to_be_unknown(chat: Chat, node: RunningNode) -> None:
+    speaker = await chat.client(node, "u2", "lobby")
+    await speaker.say("lobby", "seen")
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        place = client.rooms["lobby"]
+    await speaker.say("lobby", "missed")
+    async with ChatClient(node.url, token("u1")) as client:
+        joined = await client.join("lobby", place)
+        assert joined.recovered is True
+        assert [m.text for m in joined.messages if isinstance(m, Message)] == ["missed"]
+        await speaker.say("lobby", "live")
+        assert await texts(client, "live") == ["live"]
+        joined = await client.join("lobby", Position("another life", place.offset))
+        assert joined.recovered is False
+        assert [m.text for m in joined.messages if isinstance(m, Message)] == ["seen", "missed", "live"]
+
+
+async def test_a_room_that_closed_meanwhile_is_given_up_with_a_word(chat: Chat, two_nodes: Pair) -> None:
+    first, second = two_nodes
+    urls = [first.url]
+    async with ChatClient(lambda: urls, token("u1")) as client:
+        await client.join("lobby")
+        await first.stop()
+        chat.nodes.remove(first)
+        await chat.done("room.close", "room:lobby")
+        urls[:] = [second.url]
+        lost = await event(client, RoomLost)
+        assert (lost.room, lost.code) == ("lobby", "room_closed")
+        assert client.rooms == {}
+        with pytest.raises(ChatError):
+            await client.say("lobby", "anybody?")
+
+
+# faults
+
+
+async def test_a_say_whose_answer_was_lost_is_said_once(node: RunningNode) -> None:
+    async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")) as client:
+        await client.join("lobby")
+        relay.cut_at = lambda frame: frame["type"] == "ok" and relay.visits < 3
+        said = await client.say("lobby", "once")
+        assert relay.visits == 3
+        messages = (await client.history("lobby")).messages
+        assert [(m.offset, m.text) for m in messages if isinstance(m, Message)] == [(said.offset, "once")]
+        assert await texts(client, "once") == ["once"]
+
+
+async def test_a_killed_node_loses_nothing_that_was_said(chat: Chat, server: Server, spawn: Spawn) -> None:
+    doomed = spawn(**settings(server))
+    url = (await doomed.ready())["url"]
+    second = await chat.start_node("node-b")
+    await chat.done("room.open", "room:lobby")
+    urls = [url]
+    async with ChatClient(lambda: urls, token("u1")) as client:
+        await client.join("lobby")
+        urls.append(second.url)
+
+        async def talk() -> list[int]:
+            offsets = []
+            for i in range(40):
+                offsets.append((await client.say("lobby", str(i))).offset)
+                if i == 10:
+                    doomed.popen.send_signal(signal.SIGKILL)
+            return offsets
+
+        offsets = await talk()
+        assert [offset - offsets[0] for offset in offsets] == list(range(40))
+        assert await texts(client, "39") == [str(i) for i in range(40)]
+
+
+async def test_a_push_that_did_not_come_is_got_from_the_history(chat: Chat, node: RunningNode) -> None:
+    speaker = await chat.client(node, "u2", "lobby")
+    async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")) as client:
+        await client.join("lobby")
+        relay.lose = lambda frame: frame["type"] == "message" and frame["text"] == "3"
+        for i in range(10):
+            await speaker.say("lobby", str(i))
+        assert await texts(client, "2") == ["0", "1", "2"]
+        assert (await event(client, Resumed)).recovered is True
+        assert await texts(client, "9") == [str(i) for i in range(3, 10)]
+        assert relay.visits == 1, "on the same connection"
+
+
+async def test_a_node_that_falls_silent_is_left(chat: Chat) -> None:
+    first = await chat.start_node("node-a", heartbeat_seconds=0.3)
+    second = await chat.start_node("node-b")
+    async with relayed(first.url) as relay:
+        urls = [relay.url]
+        async with ChatClient(lambda: urls, token("u1")) as client:
+            urls.append(second.url)
+            relay.held.clear()
+            assert "no answer to ping" in (await event(client, Reconnecting)).reason
+            assert (await event(client, Connected)).node == "node-b"
+
+
+async def test_a_silent_room_is_no_reason_to_leave_a_node(chat: Chat) -> None:
+    node = await chat.start_node(heartbeat_seconds=0.1)
+    async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")):
+        await until(lambda: sum(frame["type"] == "pong" for frame in relay.frames) >= 8)
+        assert relay.visits == 1
+
+
+# turned away
+
+
+@pytest.mark.parametrize(("order", "code"), [("user.kick", 4503), ("user.ban", 4504)])
+async def test_who_is_kicked_or_banned_does_not_come_back(chat: Chat, node: RunningNode, order: str, code: int) -> None:
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        await chat.done(order, "user:u1", reason="enough")
+        closed = await ending(client)
+        assert (closed.code, closed.reason) == (code, "enough")
+        assert (await ending(client)) is closed, "and it stays so"
+        with pytest.raises(Closed):
+            await client.say("lobby", "still here?")
+
+
+async def test_the_oldest_of_too_many_sessions_is_replaced_for_good(chat: Chat, node: RunningNode) -> None:
+    async with ChatClient(node.url, token("u1")) as client:
+        for _ in range(5):
+            await chat.client(node, "u1")
+        assert (await ending(client)).code == 4505
+
+
+async def test_a_bad_token_is_told_at_once(node: RunningNode) -> None:
+    with pytest.raises(Closed) as closed:
+        async with ChatClient(node.url, "no token"):
+            pass
+    assert closed.value.code == 4501
+
+
+async def test_who_is_kicked_from_a_room_is_out_of_it_and_may_come_back(chat: Chat, node: RunningNode) -> None:
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        await chat.done("member.kick", "room:lobby", {"user": "u1"})
+        assert (await event(client, Sanctioned)).kind == "kick"
+        assert client.rooms == {}
+        await client.join("lobby")
+        await client.say("lobby", "here again")
+        assert await texts(client, "here again") == ["here again"]
+
+
+async def test_no_node_is_an_error_in_time_and_a_wrong_address_one_at_once() -> None:
+    with pytest.raises(ChatError) as refused:
+        async with ChatClient(NOBODY, "t", patience_s=0.5):
+            pass
+    assert (refused.value.code, refused.value.temporary) == ("unavailable", True)
+    assert "Connect call failed" in refused.value.message
+    with pytest.raises(Misconfigured, match="ws://HOST:PORT/ws"):
+        async with ChatClient("http://127.0.0.1", "t"):
+            pass
+
+
+# tokens
+
+
+async def test_a_token_is_replaced_before_it_ends(node: RunningNode) -> None:
+    asked = 0
+
+    async def source() -> str:
+        nonlocal asked
+        asked += 1
+        return token("u1", seconds=1.3)
+
+    async with ChatClient(node.url, source) as client:
+        (session,) = node.node.hub.clients
+        first_end = session.expires_at
+        await until(lambda: session.expires_at > first_end + 2)
+        assert asked == 3
+        assert client.url == node.url
+
+
+async def test_a_source_of_tokens_that_fails_is_asked_again(node: RunningNode) -> None:
+    tokens: list[str] = []
+
+    def source() -> str:
+        tokens.append(token("u1"))
+        return tokens[1]  # there is none yet when it is asked first
+
+    async with ChatClient(node.url, source) as client:
+        assert client.ready["user"]["user"] == "u1"
+    with pytest.raises(ChatError, match="no token: ZeroDivisionError"):
+        async with ChatClient(node.url, lambda: str(1 // 0), patience_s=0.2):
+            pass
+
+
+# readers
+
+
+async def test_a_reader_who_is_late_gets_everything_once_and_in_order(chat: Chat, node: RunningNode) -> None:
+    speaker = await chat.client(node, "u2", "lobby")
+    async with ChatClient(node.url, token("u1"), max_events=20) as client:
+        await client.join("lobby")
+        for i in range(100):
+            await speaker.say("lobby", str(i))
+        await client.say("lobby", "answers come while nobody reads")
+        assert client._events.full
+        assert await texts(client, "answers come while nobody reads") == [
+            *map(str, range(100)), "answers come while nobody reads",
+        ]  # fmt: skip
+
+
+async def test_a_reader_is_told_how_much_of_the_news_was_dropped(chat: Chat, node: RunningNode) -> None:
+    async with ChatClient(node.url, token("u1"), max_events=10) as client:
+        for i in range(25):
+            flash = {"text": str(i), "level": "info", "seconds": None}
+            await chat.bridge.broadcast("notice.flash", "all", flash)
+        await until(lambda: client._events._dropped == 15)
+        seen: list[Event] = [await anext(client) for _ in range(11)]
+        assert [e.text for e in seen if isinstance(e, Notice)] == [str(i) for i in range(10)]
+        assert seen[-1] == Lagged(15)
+
+
+async def test_a_message_that_its_speaker_alone_sees_does_not_count(chat: Chat, two_nodes: Pair) -> None:
+    other = await chat.client(two_nodes[1], "u2", "lobby")
+    async with ChatClient(two_nodes[0].url, token("u1")) as client:
+        await client.join("lobby")
+        await chat.done("user.mute", "user:u1", {"shadow": True})
+        said = await client.say("lobby", "in the shadow")
+        assert (await event(client, Message)).message_id == said.message_id
+        place = client.rooms["lobby"]
+        after = await other.say("lobby", "after")
+        assert after["offset"] == place.offset + 1
+        assert (await anext(client)) == Message(
+            "lobby", after["offset"], after["message_id"], "u2", "u2", "after", after["ts"]
+        )
+
+
+async def test_an_event_loop_ends_when_the_client_is_closed(node: RunningNode) -> None:
+    client = ChatClient(node.url, token("u1"))
+    async with client:
+        reading = asyncio.create_task(anext(client, None))
+        joining = await client.join("lobby")
+    assert await reading is None
+    assert joining.room == "lobby"
+    assert [each async for each in client] == []
+    with pytest.raises(Closed):
+        await client.ping()
+
+
+async def test_what_is_too_large_is_refused_here_and_the_connection_stays(node: RunningNode) -> None:
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        for text in ("x" * 20_000, "x" * 501):
+            with pytest.raises(ChatError) as refused:
+                await client.say("lobby", text)
+            assert refused.value.code == "too_large"
+        assert await client.ping() < 10
+        async with signed_in(node.url, "u2", "lobby"):
+            assert client.url == node.url
