@@ -51,7 +51,6 @@ __all__ = [
     "RoomLost", "Said", "Sanctioned", "User",
 ]  # fmt: skip
 
-ANSWER_S: Final = 10.0  # to one request on one connection
 STEADY_S: Final = 10.0  # a connection that lasted so long was a good one: the next attempt is a first one again
 RENEWAL_LEAST_S: Final = 1.0  # between two renewals, whatever the token says
 _BAD_TOKEN, _TOKEN_EXPIRED = 4501, 4003
@@ -220,7 +219,7 @@ class ChatClient:
         while (wait_s := self._tokens.renew_in()) is not None:
             await asyncio.sleep(max(RENEWAL_LEAST_S, backoff(failed, self._rng) if failed else wait_s))
             try:
-                await socket.ask("auth", {"token": await self._tokens.renew(), "client": self._program}, ANSWER_S)
+                await socket.ask("auth", {"token": await self._tokens.renew(), "client": self._program})
                 failed = 0
             except (Lost, Closed):
                 return
@@ -248,7 +247,7 @@ class ChatClient:
         self._rooms.forget(room)
         if self._socket is not None:
             try:
-                await self._socket.ask("leave", {"room": room}, ANSWER_S)
+                await self._socket.ask("leave", {"room": room})
             except Lost:  # the next connection does not join it
                 pass
             except ChatError as error:
@@ -287,7 +286,7 @@ class ChatClient:
                 while True:
                     socket = await self._usable(None if type == "join" else fields.get("room"))
                     try:
-                        return await socket.ask(type, fields, ANSWER_S, on_answer)
+                        return await socket.ask(type, fields, on_answer=on_answer)
                     except Lost:
                         if self._socket is socket:
                             self._socket = None
@@ -317,7 +316,7 @@ class ChatClient:
         while (place := self._rooms.place(room)) is not None:
             since = {"epoch": place.epoch, "offset": place.offset}
             try:
-                await socket.ask("join", {"room": room, "since": since}, ANSWER_S, self._rooms.resume)
+                await socket.ask("join", {"room": room, "since": since}, on_answer=self._rooms.resume)
                 break
             except (Lost, Closed):
                 return

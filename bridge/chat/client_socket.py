@@ -18,6 +18,8 @@ from bridge.errors import Misconfigured
 PROTOCOL: Final = "bridge.v1"
 OPEN_S: Final = 10.0  # for a connection, hello and the answer to auth
 CLOSE_S: Final = 2.0
+ANSWER_S: Final = 10.0  # to one request on one connection
+SILENT_HEARTBEATS: Final = 1.5
 MAX_FRAME_BYTES: Final = 16 * 1024  # of ours, until ``ready`` says
 MAX_ANSWER_BYTES: Final = 32 << 20  # of theirs: a whole history, recovered
 AFTER_MOST_S: Final = 300.0  # that a ``reconnect`` may ask for
@@ -138,12 +140,17 @@ class Socket:
         return True
 
     async def ask(
-        self, type: str, fields: Mapping[str, Any], timeout: float, on_answer: Callable[[Frame], object] | None = None
+        self,
+        type: str,
+        fields: Mapping[str, Any],
+        timeout: float | None = None,
+        on_answer: Callable[[Frame], object] | None = None,
     ) -> Frame:
         """Send a frame and wait for its answer. Raises ChatError; Lost or Closed if the connection ends before.
 
-        No answer within ``timeout``, and no sign of life either, ends the connection.
+        No answer within ``timeout`` seconds (None = 10), and no sign of life either, ends the connection.
         """
+        timeout = ANSWER_S if timeout is None else timeout
         if self._gone is not None:
             raise self._gone
         id, asked_at = next(self._ids), self._loop.time()
@@ -166,18 +173,20 @@ class Socket:
             self._pending.pop(id, None)
 
     async def watch(self) -> None:
-        """Ask for a sign of life whenever the node was silent for a heartbeat; end the connection if none comes.
+        """Ask a node that was silent for longer than a heartbeat, and end the connection if it says nothing.
 
-        Asking first is also what keeps a process that was stopped for long from blaming the node.
+        Nodes ping silent clients every heartbeat, so a silent node is one that cannot. Asking it first keeps a process
+        that was stopped for long from blaming the node.
         """
         heartbeat_s: float = self.hello["heartbeat_ms"] / 1000
+        silence_s, answer_s = SILENT_HEARTBEATS * heartbeat_s, min(heartbeat_s, ANSWER_S)
         while True:
             silent = self._loop.time() - self._heard_at
-            if silent < heartbeat_s:
-                await asyncio.sleep(heartbeat_s - silent)
+            if silent < silence_s:
+                await asyncio.sleep(silence_s - silent)
                 continue
             try:
-                await self.ask("ping", {}, heartbeat_s)
+                await self.ask("ping", {}, answer_s)
             except ChatError:
                 pass
             except (Lost, Closed):
