@@ -29,7 +29,7 @@ from bridge.errors import Misconfigured
 from tests.chat.relay import relayed
 from tests.chatserver.client import signed_in, token
 from tests.chatserver.conftest import Chat, RunningNode
-from tests.chatserver.test_process import Spawn, settings
+from tests.chatserver.process import Spawn, settings
 from tests.servers import Server
 from tests.waiting import until
 
