@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 import structlog
 from aiohttp import web
@@ -19,6 +21,7 @@ from backoffice.api import (
     nodes,
     rooms,
     sanctions,
+    self_check,
     shards,
     users,
 )
@@ -27,12 +30,14 @@ from backoffice.metrics import METRICS, Metrics
 from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, STOPPING, TOKENS, Route, bind
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
+from bridge.findings import REFUSE, UNKNOWN, WARN
 from bridge.registry import Registry, default
-from bridge.telemetry import Connected, Disconnected, StepFailed, Telemetry
+from bridge.telemetry import Connected, Disconnected, FaultCleared, FaultFound, StepFailed, Telemetry
 
 log = structlog.get_logger(__name__)
+_LEVELS = {REFUSE: logging.ERROR, WARN: logging.WARNING, UNKNOWN: logging.INFO}  # of findings
 
-RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions)
+RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, self_check)
 
 
 def make_app(
@@ -58,7 +63,7 @@ def make_app(
         events = telemetry or Telemetry()
         stops = events.listen(app[METRICS].listen, inline=True), events.listen(_log)
         async with Bridge.connect(bridge, registry=registry, telemetry=events, timeout=DEADLINE_S) as app[BRIDGE]:
-            app[METRICS].watch(app[BRIDGE].redis)
+            app[METRICS].watch(app[BRIDGE])
             yield
         for stop in stops:
             stop()
@@ -80,6 +85,10 @@ def _log(event: object) -> None:
             log.info("connected", server=server)
         case StepFailed(name=name, cause=cause):
             log.warning("step failed", step=name, cause=cause)
+        case FaultFound():
+            log.log(_LEVELS[event.severity], "self-check", **asdict(event))
+        case FaultCleared(severity=severity, code=code, server=server):
+            log.info("self-check: cleared", severity=severity, code=code, server=server)
 
 
 def routes(settings: BackofficeSettings) -> tuple[Route, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from bridge.connection import Redis
+from bridge.client import Bridge
+from bridge.findings import CODES
+from bridge.self_check import count
 from bridge.telemetry import Disconnected
 
 
@@ -23,6 +26,8 @@ class Metrics:
                                   registry=self.registry)  # fmt: skip
         self._connected = Gauge("backoffice_redis_connected", "1 while Redis is connected", registry=self.registry)
         self._lost = Counter("backoffice_redis_disconnects", "Lost connections to Redis", registry=self.registry)
+        self._findings = Gauge("bridge_self_check_findings", "What the self-check finds wrong", ("severity", "code"),
+                               registry=self.registry)  # fmt: skip
         # Looking labels up costs more than counting: one request in many has a new combination.
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -41,9 +46,12 @@ class Metrics:
         if isinstance(event, Disconnected):
             self._lost.inc()
 
-    def watch(self, redis: Redis) -> None:
-        """Ask this connection whenever somebody asks us."""
-        self._connected.set_function(lambda: redis.connected)
+    def watch(self, bridge: Bridge) -> None:
+        """Ask this bridge whenever somebody asks us."""
+        self._connected.set_function(lambda: bridge.redis.connected)
+        for severity, code in CODES:
+            labelled = self._findings.labels(severity, code)
+            labelled.set_function(partial(count, bridge.self_check, severity, code))
 
 
 METRICS = web.AppKey("metrics", Metrics)

@@ -54,6 +54,7 @@ async def _services(redis_url: str) -> AsyncIterator[tuple[Child, Child]]:
             "BRIDGE_REDIS_URL": redis_url,
             "BACKOFFICE_API_TOKENS": f"bench:admin:{TOKEN}",
             "CHATSERVER_JWT_KEY": SECRET,
+            "CHATSERVER_ORIGINS": "none",
             "CHATSERVER_NODE_NAME": "bench",
         }
         children = [Child(m, m, Path(name), {**os.environ, **settings}) for m in ("backoffice", "chatserver")]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bridge.errors import BridgeError, Misconfigured
-from bridge.printing import print_command, print_json, print_list, print_table, text
+from bridge.printing import print_command, print_findings, print_json, print_list, print_table, text
 
 if TYPE_CHECKING:
     from bridge.client import Bridge
@@ -184,6 +184,18 @@ def pending(shard: OfShard = None, limit: Limit = 100, as_json: Json = False) ->
         return found
 
     print_list(_look(read), ("id", "type", "subject", "node", "idle_s", "deliveries"), as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is wrong with the servers, and what to do. The exit status is 1 if something is."""
+    from bridge.client import examine
+    from bridge.config import BridgeSettings, load
+
+    check = asyncio.run(examine(load(BridgeSettings)))
+    print_findings(check.ok, [asdict(finding) for finding in check.findings], as_json)
+    if not check.ok:
+        raise typer.Exit(1)
 
 
 @dead.command("list")

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from bridge import self_check
+from bridge import survey
 from bridge.channels import Channel, Channels, Progress
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
@@ -27,13 +27,21 @@ from bridge.publisher import Publisher, Receipt
 from bridge.receipts import Receipts
 from bridge.registry import Registry, default
 from bridge.scripts import script
+from bridge.self_check import SelfCheck
 from bridge.shard_stream import SCRIPTS as STREAM_SCRIPTS
 from bridge.shard_stream import ShardStream
 from bridge.shards import shard_of
 from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Telemetry
 
-_SCRIPTS = (*STREAM_SCRIPTS, *NODE_SCRIPTS, script("broadcast"), script("read_state"), script("receipts"))
+_SCRIPTS = (
+    *STREAM_SCRIPTS,
+    *NODE_SCRIPTS,
+    *survey.SCRIPTS,
+    script("broadcast"),
+    script("read_state"),
+    script("receipts"),
+)
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
 _LOG_AGAIN_S = 0.1  # after a log could not be read
 
@@ -51,8 +59,10 @@ class Bridge:
         subscriptions: Subscriptions,
         registry: Registry,
         telemetry: Telemetry,
+        self_check: SelfCheck,
     ) -> None:
         self.settings, self.redis, self.subscriptions = settings, redis, subscriptions
+        self.self_check = self_check
         self.registry, self.telemetry = registry, telemetry
         self.shards = settings.shards
         self.keys = Keys(settings.namespace)
@@ -90,12 +100,13 @@ class Bridge:
                 setting = "BRIDGE_REDIS_URL" if isinstance(where, BridgeSettings) else "its URL"
                 raise Unreachable(f"Redis does not answer: {error}; is {setting} right?") from None
             stack.push_async_callback(redis.close)
-            await self_check.check_server(redis, config)
-            await self_check.check_meta(redis, Keys(config.namespace), config)
+            check = SelfCheck(redis, Keys(config.namespace), config, telemetry)
+            await check.start()
+            stack.push_async_callback(_end, asyncio.create_task(check.run(), name="self-check"))
             subscriptions = Subscriptions(redis, telemetry=telemetry)
             receiving = asyncio.create_task(subscriptions.run(), name="subscriptions")
             stack.push_async_callback(_end, receiving)
-            bridge = cls(config, redis, subscriptions, registry, telemetry)
+            bridge = cls(config, redis, subscriptions, registry, telemetry, check)
             stack.push_async_callback(bridge.outcomes.close)
             yield bridge
 
@@ -250,6 +261,16 @@ class Bridge:
     async def ping(self) -> None:
         """Raises Unreachable."""
         await self.redis.each("PING")
+
+
+async def examine(config: BridgeSettings) -> SelfCheck:
+    """One look of the self-check at servers that ``connect`` may refuse. Raises Unreachable, Misconfigured."""
+    async with contextlib.AsyncExitStack() as stack:
+        redis = await Redis.connect(await _server_url(config.redis_url.get_secret_value(), stack), scripts=_SCRIPTS)
+        stack.push_async_callback(redis.close)
+        check = SelfCheck(redis, Keys(config.namespace), config, Telemetry())
+        await check.step()
+        return check
 
 
 async def _server_url(url: str, stack: contextlib.AsyncExitStack) -> str:

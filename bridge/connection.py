@@ -16,7 +16,7 @@ from bridge.errors import BridgeError, NotTaken
 from bridge.link import Argument, Endpoint, Link
 from bridge.scripts import Script
 from bridge.telemetry import Connected, Disconnected, PlacementChanged, StepFailed, Telemetry
-from bridge.topology import Placement
+from bridge.topology import Placement, Topology
 from bridge.urls import topology_of
 
 DEFAULT_TIMEOUT_S = 1.0  # per call and per connection attempt; fail-over detection must be at least twice that
@@ -37,11 +37,12 @@ class Server:
         telemetry: Telemetry,
         timeout: float,
         scripts: Sequence[Script],
+        on_open: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
         self.link: Link | None = None
-        self._on_lost = on_lost
+        self._on_open, self._on_lost = on_open, on_lost
         self._telemetry, self._timeout, self._scripts = telemetry, timeout, scripts
         self._changed = asyncio.Event()  # up, or closed for good
         self._reconnecting: asyncio.Task[None] | None = None
@@ -56,6 +57,7 @@ class Server:
         self.link = link
         self._changed.set()
         self._telemetry.emit(Connected(str(self.endpoint)))
+        self._on_open()
 
     def open_soon(self) -> None:
         """Connect in the background, however often it takes."""
@@ -116,6 +118,7 @@ class Redis:
         self._only: Server | None = None  # where one server owns every key
         self.placement = Placement(())
         self._moved: list[Callable[[], None]] = []
+        self._opened: list[Callable[[], None]] = []
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self._look_failed = False  # said so already
@@ -138,6 +141,23 @@ class Redis:
     def on_moved(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever keys have another primary than before."""
         self._moved.append(listener)
+
+    def on_connected(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` whenever a primary is connected, for the first time or again."""
+        self._opened.append(listener)
+
+    @property
+    def topology(self) -> Topology:
+        """How the primaries are found."""
+        return self._topology
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """The connections to the primaries, by name. Raises NotTaken if one is missing."""
+        links = {str(endpoint): server.link for endpoint, server in self._servers.items()}
+        if None in links.values():
+            raise NotTaken("a primary is not connected")
+        return {name: link for name, link in links.items() if link is not None}
 
     @property
     def connected(self) -> bool:
@@ -176,10 +196,7 @@ class Redis:
 
     async def each(self, *arguments: Argument) -> list[Any]:
         """One call on every primary, and the answers."""
-        links = [server.link for server in self._servers.values()]
-        if None in links:
-            raise NotTaken("a primary is not connected")
-        return await asyncio.gather(*(link.send(*arguments) for link in links if link is not None))
+        return await asyncio.gather(*(link.send(*arguments) for link in self.links.values()))
 
     async def close(self) -> None:
         for task in (self._watch, self._looking):
@@ -242,6 +259,10 @@ class Redis:
                 self._telemetry.emit(StepFailed("topology", str(error)))
             self._look_failed = True
 
+    def _tell_connected(self) -> None:
+        for listener in self._opened:
+            listener()
+
     def look_soon(self) -> None:
         """Something happened that may come from a fail-over."""
         self._stirred.set()
@@ -266,6 +287,7 @@ class Redis:
                 telemetry=self._telemetry,
                 timeout=self.timeout,
                 scripts=self._scripts,
+                on_open=self._tell_connected,
                 on_lost=self.look_soon,
             )
         leaving = [self._servers.pop(endpoint) for endpoint in gone]

@@ -19,6 +19,7 @@ from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.envelope import NODE_NAME, StateReader
 from bridge.errors import BridgeError, Misconfigured, NameTaken
+from bridge.findings import REFUSE, judge_skew
 from bridge.handling import Handling
 from bridge.keys import Keys
 from bridge.lanes import Lanes
@@ -39,7 +40,6 @@ def _version() -> str:
 
 
 SCRIPTS: tuple[Script, ...] = (script("heartbeat"), script("leave"))
-MOST_SKEW_S = 30.0  # of this machine's clock, which tokens are checked by; commands go by the server's
 FORGET_DEAD_S = 3600.0  # a dead node is named in the lists for so long
 _PAST_S = 0.002  # so that a look for something that runs out comes after it
 VERSION = _version()
@@ -157,11 +157,9 @@ class Node:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.1)
-        skew = time.time() - self._handling.clock.now()
-        if abs(skew) > MOST_SKEW_S:
-            raise Misconfigured(
-                f"this machine's clock is {skew:+.0f} s off the server's; set it right (NTP) and start again"
-            )
+        skew = judge_skew(time.time() - self._handling.clock.now())
+        if skew is not None and skew.severity == REFUSE:  # clients' tokens are checked by it
+            raise Misconfigured(str(skew))
         k = self._keys
         if await self._redis.call("HGET", k.draining, self.name) == _LEAVING.encode():
             await self._redis.call("HDEL", k.draining, self.name)

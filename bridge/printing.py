@@ -38,6 +38,17 @@ def _told(receipts: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
+def print_findings(ok: bool, findings: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json({"ok": ok, "findings": findings})
+        return
+    for finding in findings:
+        where = f" on {finding['server']}" if finding["server"] else ""
+        print(f"{finding['severity']} {finding['code']}{where}: {finding['message']}; {finding['remedy']}")
+    if ok:
+        print("nothing is known to be wrong")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table

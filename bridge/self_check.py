@@ -1,49 +1,150 @@
-"""What a server must be like before anything runs on it."""
+"""What servers and this process must be like: refused at the start, reported while it runs.
+
+While it runs a fault ends no process, since all processes see the same server and a fleet that stopped would help
+nobody: it is a finding, an event when it appears and when it is cleared, and a figure.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from dataclasses import asdict
+from math import inf
 
+from bridge import findings, survey
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
-from bridge.errors import Misconfigured, ServerError
+from bridge.errors import BridgeError, Misconfigured, Unreachable
+from bridge.findings import Finding, OurFacts
 from bridge.keys import Keys
+from bridge.telemetry import FaultCleared, FaultFound, Telemetry
 
 SCHEMA_VERSION = "1"
+EVERY_S = 60.0
+AGAIN_S = 10.0  # while something is wrong, so that it is seen to be mended
+_AT_MOST_EVERY_S = 1.0
 
 
-async def check_server(redis: Redis, settings: BridgeSettings) -> None:
-    """Refuse a server that would evict commands or forget them at a restart. Raises Misconfigured with the remedy."""
-    try:
-        answers = await redis.each("CONFIG", "GET", "maxmemory-policy", "appendonly", "save")
-    except (ServerError, Misconfigured):
-        return  # CONFIG is closed to us, as hosted servers do; their operators decide
-    for answer in answers:
-        _check_config(answer, settings)
+class SelfCheck:
+    """``start`` once, then ``run``; ``step`` is one look. ``findings`` are those of the last."""
+
+    def __init__(self, redis: Redis, keys: Keys, settings: BridgeSettings, telemetry: Telemetry) -> None:
+        self._redis, self._keys, self._settings, self._telemetry = redis, keys, settings, telemetry
+        self.findings: tuple[Finding, ...] = ()
+        self.checked_at = 0.0  # seconds since the epoch, this machine's clock; 0 = never
+        self._moved = asyncio.Event()  # a primary may be another one, or have lived another life
+        self._looked_at = -inf  # loop time
+        self._looking = asyncio.Lock()
+        redis.on_moved(self._moved.set)
+        redis.on_connected(self._moved.set)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the last look found nothing wrong."""
+        return findings.ok(self.findings)
+
+    async def start(self) -> None:
+        """The first look. Raises Misconfigured with every fault that is refused and its remedy, Unreachable.
+
+        A clock that is wrong is refused by nodes only: they check clients' tokens by it.
+        """
+        found = await self._servers()
+        refused = [f for f in found if f.severity == findings.REFUSE and f.code != "clock_skew"]
+        if refused:
+            raise Misconfigured("\n".join(dict.fromkeys(map(str, refused))))
+        await agree(self._redis, self._keys, self._settings)
+        self._moved.clear()
+        self._note([*found, *await self._groups()])
+
+    async def step(self) -> None:
+        """Look at everything. Raises Unreachable; the findings stay as they were then."""
+        found = [*await self._servers(), *await self._groups()]
+        differing = await self._differing()
+        self._note(found if differing is None else [*found, differing])
+
+    async def run(self) -> None:
+        """Every minute, and at once where a primary may have been replaced, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S if self.ok else AGAIN_S):
+                    await self._moved.wait()
+            await asyncio.sleep(max(0.0, self._looked_at + _AT_MOST_EVERY_S - _loop_time()))
+            self._moved.clear()
+            with contextlib.suppress(BridgeError):  # Redis is away: who needs it says so
+                await self.fresh(0.0)
+
+    async def fresh(self, max_age_s: float) -> None:
+        """Look unless that was done within ``max_age_s``; who asks meanwhile shares the look. Raises Unreachable."""
+        async with self._looking:
+            if _loop_time() - self._looked_at > max_age_s:
+                await self.step()
+
+    async def _servers(self) -> list[Finding]:
+        facts = await survey.servers(self._redis, self._keys)
+        ours = OurFacts(self._redis.timeout, self._settings.allow_volatile)
+        found = [finding for each in facts for finding in findings.judge_server(each, ours)]
+        return [*found, *findings.judge_replication(facts, ours)]
+
+    async def _groups(self) -> list[Finding]:
+        try:
+            groups, live = await asyncio.gather(
+                survey.groups(self._redis, self._keys, self._settings.shards),
+                survey.live_nodes(self._redis, self._keys, self._settings.lease_seconds),
+            )
+        except Unreachable:
+            raise
+        except BridgeError as error:
+            return [findings.not_told(f"consumer groups ({error})")]
+        return findings.judge_groups(groups, live)
+
+    async def _differing(self) -> Finding | None:
+        try:
+            _compare(await self._redis.call("HGETALL", self._keys.meta), self._settings, missing_is_well=True)
+        except Misconfigured as error:
+            message, _, remedy = str(error).rpartition("; ")
+            return findings.settings_differ(message, remedy)
+        return None
+
+    def _note(self, found: list[Finding]) -> None:
+        before = {finding.key: finding for finding in self.findings}
+        now = {finding.key: finding for finding in found}
+        for key, finding in now.items():
+            if key not in before:
+                self._telemetry.emit(FaultFound(**asdict(finding)))
+        for key, finding in before.items():
+            if key not in now:
+                self._telemetry.emit(FaultCleared(finding.severity, finding.code, finding.server))
+        self.findings, self.checked_at, self._looked_at = tuple(found), time.time(), _loop_time()
 
 
-def _check_config(answer: dict[bytes, bytes], settings: BridgeSettings) -> None:
-    config = {name.decode(): value.decode() for name, value in answer.items()}
-    policy = config.get("maxmemory-policy", "noeviction")
-    if policy != "noeviction":
-        raise Misconfigured(
-            f"Redis evicts keys when it is full (maxmemory-policy {policy}), commands among them; set it to noeviction"
-        )
-    if config.get("appendonly") == "no" and not settings.allow_volatile:
-        raise Misconfigured(
-            "Redis keeps no append-only file, so a restart loses accepted commands; set appendonly yes, "
-            "or BRIDGE_ALLOW_VOLATILE=1 to accept that"
-        )
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
-async def check_meta(redis: Redis, keys: Keys, settings: BridgeSettings) -> None:
+def count(check: SelfCheck, severity: str, code: str) -> int:
+    """How many such findings there are now, for metrics."""
+    return sum((finding.severity, finding.code) == (severity, code) for finding in check.findings)
+
+
+async def agree(redis: Redis, keys: Keys, settings: BridgeSettings) -> None:
     """Everybody must count the same shards: they are written once. Raises Misconfigured on another count or schema."""
-    wanted = {"shards": str(settings.shards), "schema": SCHEMA_VERSION}
     found = await redis.call("HGETALL", keys.meta)
     if not found:
+        wanted = _wanted(settings)
         await asyncio.gather(*(redis.call("HSETNX", keys.meta, name, value) for name, value in wanted.items()))
         found = await redis.call("HGETALL", keys.meta)
-    for name, value in wanted.items():
+    _compare(found, settings)
+
+
+def _wanted(settings: BridgeSettings) -> dict[str, str]:
+    return {"shards": str(settings.shards), "schema": SCHEMA_VERSION}
+
+
+def _compare(found: dict[bytes, bytes], settings: BridgeSettings, *, missing_is_well: bool = False) -> None:
+    if missing_is_well and not found:  # FLUSHALL: the next to start writes it anew
+        return
+    for name, value in _wanted(settings).items():
         stored = found.get(name.encode(), b"").decode()
         if stored != value:
             raise Misconfigured(

@@ -147,6 +147,26 @@ class Resubscribed:
     channels: int
 
 
+@dataclass(frozen=True, slots=True)
+class FaultFound:
+    """The self-check found something that it had not found before."""
+
+    severity: str  # refuse, warn or unknown
+    code: str
+    message: str
+    remedy: str
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FaultCleared:
+    """The self-check does not find it any more."""
+
+    severity: str
+    code: str
+    server: str | None
+
+
 class Telemetry:
     """Fan-out of events to listeners, each on one background thread of its own.
 

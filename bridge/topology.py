@@ -97,6 +97,14 @@ class _Named:
     address: tuple[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a sentinel watches over its service."""
+
+    down_after_s: float  # until it takes a silent primary for lost
+    replicas: int  # that it knows, with those that are away
+
+
 class Sentinel:
     """The primary of one service. Most sentinels must have answered: one that was cut off names one of the past.
 
@@ -131,6 +139,12 @@ class Sentinel:
         named, endpoint = max(agreeing, key=lambda agreed: names.index(agreed[0]))
         self._newest = (named.epoch, named.promoted)
         return Placement((endpoint,))
+
+    async def watches(self, timeout: float) -> list[Watch]:
+        """Of all sentinels that answer."""
+        call = ("SENTINEL", "MASTER", self._service)
+        answers, _ = await _first([_call(sentinel, timeout, call) for sentinel in self._sentinels])
+        return [Watch(int(facts[b"down-after-milliseconds"]) / 1000, int(facts[b"num-slaves"])) for (facts,) in answers]
 
     async def _ask(self, sentinel: Endpoint, timeout: float) -> _Named:
         try:

@@ -25,6 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings, bridge_settings = load(ChatSettings), load(BridgeSettings)
+        settings.check_origins()
         configure(as_json=settings.log_json, node=settings.node_name)
         load_plugins(bridge_settings.plugins)
         loop_factory = new_event_loop if settings.uvloop else asyncio.new_event_loop

@@ -13,8 +13,10 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from bridge.chat.commands import MAX_TEXT_CHARS
 from bridge.config import Settings
 from bridge.envelope import NODE_NAME
+from bridge.errors import Misconfigured
 
 ANY_ORIGIN = "*"
+NO_ORIGIN = "none"
 
 
 def host_name() -> str:
@@ -37,7 +39,7 @@ class ChatSettings(Settings):
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="web pages that may connect, such as https://chat.example; * = any; empty = none, programs only"
+        (), description="web pages that may connect, such as https://chat.example; * = any; none = only programs"
     )
     messages_per_s: float = Field(20, gt=0, le=1000)
     text_chars: int = Field(500, ge=1, le=MAX_TEXT_CHARS)
@@ -46,10 +48,20 @@ class ChatSettings(Settings):
     drain_seconds: float = Field(20, gt=0, le=600)
     public_url: str | None = Field(None, description="where clients reach this node, if not at host and port")
     uvloop: bool = True
-    demo_page: bool = Field(
-        False, description="a chat page at /, where anybody who reaches this node may sign in under any name"
-    )
     log_json: bool | None = Field(None, description="one JSON object a line; by default unless on a terminal")
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """The origins that are named."""
+        return tuple(origin for origin in self.origins if origin not in (ANY_ORIGIN, NO_ORIGIN))
+
+    def check_origins(self) -> None:
+        """Raises Misconfigured where nobody has said which pages may connect: forgotten, or programs only?"""
+        if not self.origins:
+            raise Misconfigured(
+                "CHATSERVER_ORIGINS is not set; set it to the web pages that may connect, such as "
+                f"https://chat.example, to {NO_ORIGIN} if only programs connect, or to {ANY_ORIGIN} for any page"
+            )
 
     @field_validator("origins", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ _WARNINGS: Final = (
     telemetry.Buried,
     telemetry.DeadLettersDropped,
     telemetry.StepFailed,
+    telemetry.FaultFound,
 )
 _QUIET: Final = (  # metrics count these
     telemetry.Read,

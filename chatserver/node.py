@@ -23,7 +23,8 @@ from bridge.client import Bridge
 from bridge.clock import every
 from bridge.config import BridgeSettings
 from bridge.envelope import Publication
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Misconfigured
+from bridge.findings import REFUSE
 from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
 from chatserver.auth import tokens_for
 from chatserver.config import ANY_ORIGIN, ChatSettings
@@ -35,7 +36,6 @@ from chatserver.handover import HandOver
 from chatserver.health import Health, Metrics
 from chatserver.hub import Client, Hub
 from chatserver.limits import Limits, Words
-from chatserver.pages import DemoPage, Pages
 from chatserver.receipts import Reporter
 from chatserver.rooms import Rooms
 from chatserver.session import Services, Session
@@ -182,6 +182,7 @@ class ChatNode:
             reporter=self.reporter,
         )
         self.metrics.watch("chat_sessions", "Sessions on this node", lambda: len(self.hub.clients))
+        self.metrics.watch_findings(bridge.self_check)
         self.metrics.watch("chat_rooms", "Rooms with members on this node", lambda: len(self.rooms))
         self.telemetry.listen(self.metrics.listen, inline=True)
         self.telemetry.listen(partial(self._nodes_changed, state), inline=True)
@@ -200,10 +201,10 @@ class ChatNode:
             {
                 "redis": lambda: _attempt(bridge.ping()),
                 "subscriptions": lambda: _word("down", bridge.subscriptions.connected),
+                "clock": lambda: _attempt(_right_clock(bridge)),
                 "serving": lambda: _word("draining", not self._is_going()),
             },
             self.metrics,
-            Pages(DemoPage(settings, bridge) if settings.demo_page else None),
         )
 
         async def request(connection: ServerConnection, request: Request) -> Response | None:
@@ -226,7 +227,7 @@ class ChatNode:
             settings.host,
             settings.port,
             # A page's script cannot forge its Origin; programs send none.
-            origins=None if ANY_ORIGIN in settings.origins else [None, *map(Origin, settings.origins)],
+            origins=None if ANY_ORIGIN in settings.origins else [None, *map(Origin, settings.pages)],
             select_subprotocol=_select,
             compression=None,  # 33 KiB a connection, and frames are built once for all of them
             process_request=request,
@@ -327,6 +328,13 @@ async def _attempt(call: Coroutine[Any, Any, None]) -> str | None:
     except BridgeError as error:
         return str(error)
     return None
+
+
+async def _right_clock(bridge: Bridge) -> None:
+    """Of all that the self-check refuses only this is about one node: what is wrong with a server, all nodes see."""
+    for finding in bridge.self_check.findings:
+        if (finding.severity, finding.code) == (REFUSE, "clock_skew"):
+            raise Misconfigured(str(finding))
 
 
 async def _word(otherwise: str, well: bool) -> str | None:

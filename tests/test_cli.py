@@ -299,6 +299,21 @@ async def test_another_shard_count_is_refused_with_the_remedy(shop: Shop) -> Non
     assert (result.status, "set BRIDGE_SHARDS=8" in result.err) == (2, True)
 
 
+async def test_the_doctor_tells_what_is_wrong_where_nothing_else_starts(own_server: Server) -> None:
+    url = own_server.url
+    well = await run("doctor", BRIDGE_REDIS_URL=url)
+    assert (well.status, well.out) == (0, "nothing is known to be wrong\n")
+    await own_server.client().config_set("maxmemory-policy", "allkeys-lru")
+    assert (await run("nodes", BRIDGE_REDIS_URL=url)).status == 2
+    ill = await run("doctor", BRIDGE_REDIS_URL=url)
+    assert ill.status == 1
+    assert ill.out.startswith("refuse evicts on ")
+    assert "set it to noeviction" in ill.out
+    told = (await run("doctor", "--json", BRIDGE_REDIS_URL=url)).json
+    assert told["ok"] is False
+    assert [finding["code"] for finding in told["findings"]] == ["evicts"]
+
+
 async def test_help_names_the_commands_and_loads_nothing_heavy() -> None:
     shown = await run("--help")
     assert shown.status == 0

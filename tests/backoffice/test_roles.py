@@ -30,6 +30,7 @@ LEAST = {
     "GET /nodes": "viewer",
     "POST /nodes/{name}/drain": "operator",
     "DELETE /nodes/{name}/drain": "operator",
+    "GET /self-check": "viewer",
     "GET /shards": "viewer",
     "GET /shards/{shard}/pending": "viewer",
     "GET /dead": "viewer",

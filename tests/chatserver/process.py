@@ -52,6 +52,7 @@ def settings(server: Server, **more: str) -> dict[str, str]:
         "BRIDGE_REDIS_URL": server.url,
         "BRIDGE_SHARDS": "4",
         "CHATSERVER_JWT_KEY": SECRET,
+        "CHATSERVER_ORIGINS": "none",
         "CHATSERVER_PORT": "0",
         "CHATSERVER_NODE_NAME": "node-p",
         **more,

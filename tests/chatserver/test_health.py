@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ async def test_a_node_that_serves_is_alive_and_ready(node: RunningNode) -> None:
     assert await get(node.where.health_url) == (200, '{"status":"ok"}')
     status, text = await get(f"{node.http}/readyz")
     assert status == 200
-    assert text == '{"status":"ready","checks":{"redis":"ok","subscriptions":"ok","serving":"ok"}}'
+    assert text == '{"status":"ready","checks":{"redis":"ok","subscriptions":"ok","clock":"ok","serving":"ok"}}'
 
 
 async def test_without_redis_it_is_alive_and_not_ready_until_redis_is_back(
@@ -42,6 +43,27 @@ async def test_without_redis_it_is_alive_and_not_ready_until_redis_is_back(
         return (await get(f"{node.http}/readyz"))[0] == 200
 
     await until(ready)
+
+
+async def test_a_node_whose_clock_goes_wrong_gets_no_new_clients_and_says_so(
+    node: RunningNode, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 60)
+    await server.client().client_kill_filter(_type="normal", skipme=True)  # a reason to look
+    _, text = await until(lambda: readiness(node, 503, "+60.0 s off"))
+    assert '"redis":"ok"' in text
+    figure = 'bridge_self_check_findings{code="clock_skew",severity="refuse"}'
+    assert f"{figure} 1.0" in (await get(f"{node.http}/metrics"))[1]
+    monkeypatch.undo()
+    await server.client().client_kill_filter(_type="normal", skipme=True)
+    await until(lambda: readiness(node, 200, ""))
+    assert f"{figure} 0.0" in (await get(f"{node.http}/metrics"))[1]
+
+
+async def readiness(node: RunningNode, wanted: int, word: str) -> tuple[int, str] | None:
+    status, text = await get(f"{node.http}/readyz")
+    return (status, text) if status == wanted and word in text else None
 
 
 async def test_metrics_count_sessions_and_name_nobody(chat: Chat, node: RunningNode) -> None:

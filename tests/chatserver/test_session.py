@@ -169,6 +169,16 @@ async def test_ours_is_chosen_among_others(node: RunningNode) -> None:
         assert json.loads(await client.socket.recv())["type"] == "hello"
 
 
+async def test_no_page_may_connect_where_only_programs_may(chat: Chat) -> None:
+    node = await chat.start_node(origins="none")
+    for origin in ("https://chat.example", "none", "null"):
+        with pytest.raises(InvalidStatus):
+            async with connected(node.url, origin=origin):
+                pass
+    async with connected(node.url) as client:
+        assert json.loads(await client.socket.recv())["type"] == "hello"
+
+
 async def test_pages_of_other_origins_may_not_connect(chat: Chat) -> None:
     node = await chat.start_node(origins="https://chat.example")
     async with connected(node.url, origin="https://chat.example") as client:

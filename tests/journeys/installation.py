@@ -161,7 +161,8 @@ class Installation:
         node = await self._spawn(
             name, "chatserver",
             CHATSERVER_PORT="0", CHATSERVER_NODE_NAME=name, CHATSERVER_JWT_KEY=SECRET, CHATSERVER_LOG_JSON="true",
-            CHATSERVER_MESSAGES_PER_S="1000", BRIDGE_REDIS_URL=self.redis_urls.get(name, self.server.url),
+            CHATSERVER_MESSAGES_PER_S="1000", CHATSERVER_ORIGINS="none",
+            BRIDGE_REDIS_URL=self.redis_urls.get(name, self.server.url),
         )  # fmt: skip
         self.nodes[name] = node
         return node

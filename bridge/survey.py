@@ -1,0 +1,182 @@
+"""What servers tell of themselves: facts for `findings` to judge. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.connection import Redis
+from bridge.errors import BridgeError, Misconfigured, Unreachable
+from bridge.findings import GroupFacts, ServerFacts
+from bridge.keys import GROUP, Keys
+from bridge.link import Link
+from bridge.scripts import Script, script
+from bridge.topology import Cluster, Sentinel, Watch
+
+SCRIPTS: tuple[Script, ...] = (script("permitted"), script("group_facts"))
+_SETTINGS = ("maxmemory-policy", "appendonly", "appendfsync", "client-output-buffer-limit", "min-replicas-to-write",
+             "cluster-node-timeout")  # fmt: skip
+_LAGS_S = 10  # a replica that has not reported for so long does not count as following (min-replicas-max-lag)
+
+# One sample call of each command that scripts and processes make. {k} is a key of the namespace, {c} a channel.
+_CALLS = (
+    "DEL {k}", "EVAL x 0", "EVALSHA x 0", "EXISTS {k}", "EXPIRE {k} 1", "GET {k}", "HDEL {k} f", "HGET {k} f",
+    "HGETALL {k}", "HINCRBY {k} f 1", "HKEYS {k}", "HLEN {k}", "HMGET {k} f", "HSET {k} f v", "HSETNX {k} f v",
+    "INCR {k}", "INCRBY {k} 1", "INFO replication", "LRANGE {k} 0 1", "PEXPIRE {k} 1", "PING", "PTTL {k}",
+    "SCRIPT LOAD x", "SET {k} v", "SMEMBERS {k}", "SPUBLISH {c} m", "SSUBSCRIBE {c}", "SUNSUBSCRIBE {c}", "TIME",
+    "TTL {k}", "TYPE {k}", "XACK {k} g 0-1", "XADD {k} * f v", "XCLAIM {k} g c 0 0-1", "XDEL {k} 0-1",
+    "XGROUP CREATE {k} g 0", "XGROUP DELCONSUMER {k} g c", "XINFO CONSUMERS {k} g", "XINFO GROUPS {k}",
+    "XINFO STREAM {k}", "XLEN {k}", "XPENDING {k} g", "XRANGE {k} - +", "XREADGROUP GROUP g c STREAMS {k} >",
+    "XREVRANGE {k} + -", "ZADD {k} 1 m", "ZCARD {k}", "ZRANGE {k} 0 1", "ZRANGEBYSCORE {k} 0 1", "ZREM {k} m",
+    "ZREMRANGEBYSCORE {k} 0 1", "ZSCORE {k} m",
+)  # fmt: skip
+
+
+async def servers(redis: Redis, keys: Keys) -> list[ServerFacts]:
+    """Facts of each primary. Raises Unreachable."""
+    topology = redis.topology
+    watches = await topology.watches(redis.timeout) if isinstance(topology, Sentinel) else None
+    clustered = isinstance(topology, Cluster)
+    asked = (_server(name, link, keys, watches, clustered) for name, link in redis.links.items())
+    return list(await asyncio.gather(*asked))
+
+
+async def groups(redis: Redis, keys: Keys, shards: int) -> list[GroupFacts]:
+    """Facts of each shard's consumer group. Raises Unreachable."""
+    calls = (redis.run(script("group_facts"), (keys.commands(shard),), (GROUP,)) for shard in range(shards))
+    return [_group(shard, answer) for shard, answer in enumerate(await asyncio.gather(*calls))]
+
+
+async def live_nodes(redis: Redis, keys: Keys, dead_after_s: float) -> int:
+    """How many nodes have sent a heartbeat lately. Raises Unreachable."""
+    seconds, _ = await redis.call("TIME")
+    return int(await redis.call("ZCOUNT", keys.live, (int(seconds) - dead_after_s) * 1000, "+inf"))
+
+
+def _group(shard: int, answer: list[Any]) -> GroupFacts:
+    now, consumers, oldest = answer
+    age = (int(now) - int(oldest.split(b"-")[0])) / 1000 if oldest else None
+    return GroupFacts(shard, consumers, age)
+
+
+async def _server(name: str, link: Link, keys: Keys, watches: list[Watch] | None, clustered: bool) -> ServerFacts:
+    asked = time.time()
+    answers = await asyncio.gather(
+        _ask(link, "TIME"),
+        _ask(link, "CONFIG", "GET", *_SETTINGS),
+        _ask(link, "INFO", "memory", "persistence", "replication"),
+        _ask(link, "CLUSTER", "NODES") if clustered else _nothing(),
+        _lacking(link, keys),
+    )
+    told_time, config, info, cluster, missing = answers
+    settings = {name.decode(): value.decode() for name, value in (config or {}).items()}
+    facts = _facts(info)
+    replication = {key: facts[key] for key in ("role", "connected_slaves") if key in facts}
+    return ServerFacts(
+        server=name,
+        policy=settings.get("maxmemory-policy") or facts.get("maxmemory_policy"),
+        appendonly=_yes(settings.get("appendonly")),
+        appendfsync=settings.get("appendfsync"),
+        pubsub_bytes=_pubsub_bytes(settings.get("client-output-buffer-limit")),
+        min_replicas=_number(settings.get("min-replicas-to-write")),
+        detection_s=_detection_s(settings, watches) if clustered or watches is not None else None,
+        detects=clustered or watches is not None,
+        primary=replication["role"] == "master" if "role" in replication else None,
+        aof_written=facts["aof_last_write_status"] == "ok" if "aof_last_write_status" in facts else None,
+        replicas=_replicas(cluster, watches, replication.get("connected_slaves")),
+        linked=sum(_follows(line) for key, line in facts.items() if key.startswith("slave") and "," in line)
+        if replication
+        else None,
+        skew_s=_skew(asked, time.time(), told_time),
+        missing=missing,
+    )
+
+
+async def _ask(link: Link, *arguments: str) -> Any:
+    """None: it does not tell us."""
+    try:
+        return await link.send(*arguments)
+    except Unreachable:
+        raise
+    except BridgeError:
+        return None
+
+
+async def _lacking(link: Link, keys: Keys) -> tuple[str, ...] | None:
+    """Commands that it forbids or does not have, by name."""
+    key, channel = keys.commands(0), keys.ring(0)
+    samples = [call.format(k=key, c=channel) for call in _CALLS]
+    try:
+        lacking = await link.send_script(script("permitted"), (), samples)
+    except Unreachable:
+        raise
+    except Misconfigured:  # NOPERM
+        return ("EVALSHA",)
+    except BridgeError:
+        return None
+    return tuple(_name(sample.decode()) for sample in lacking)
+
+
+def _name(sample: str) -> str:
+    words = sample.split(" ")
+    return " ".join(words[:2]) if words[0] in ("XGROUP", "XINFO", "SCRIPT") else words[0]
+
+
+def _facts(info: bytes | str | None) -> dict[str, str]:
+    text = info.decode() if isinstance(info, bytes) else info or ""
+    return dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+
+
+def _yes(value: str | None) -> bool | None:
+    return None if value is None else value == "yes"
+
+
+def _number(value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _pubsub_bytes(limits: str | None) -> int | None:
+    """``normal 0 0 0 slave … pubsub HARD SOFT SECONDS``: the lower one that is set."""
+    words = (limits or "").split(" ")
+    if "pubsub" not in words:
+        return None
+    at = words.index("pubsub")
+    return min((int(word) for word in words[at + 1 : at + 3] if int(word)), default=0)
+
+
+def _detection_s(settings: Mapping[str, str], watches: list[Watch] | None) -> float | None:
+    if watches is None:
+        timeout_ms = _number(settings.get("cluster-node-timeout"))
+        return None if timeout_ms is None else timeout_ms / 1000
+    return min((watch.down_after_s for watch in watches), default=None)
+
+
+def _replicas(cluster: bytes | str | None, watches: list[Watch] | None, connected: str | None) -> int | None:
+    """As many as those know who remember the ones that are away; else as many as are connected."""
+    if cluster is not None:
+        rows = [row.split(" ") for row in (cluster.decode() if isinstance(cluster, bytes) else cluster).splitlines()]
+        own = next((row[0] for row in rows if "myself" in row[2]), None)
+        return sum(row[3] == own for row in rows)
+    if watches:
+        return max(watch.replicas for watch in watches)
+    return _number(connected)
+
+
+def _follows(line: str) -> bool:
+    """``ip=…,port=…,state=online,offset=…,lag=0``"""
+    told = dict(part.split("=", 1) for part in line.split(",") if "=" in part)
+    return told.get("state") == "online" and int(told.get("lag", 0)) <= _LAGS_S
+
+
+def _skew(before: float, after: float, told: list[bytes] | None) -> float | None:
+    """Our clock minus theirs, as far as the way there and back cannot account for it."""
+    if told is None:
+        return None
+    theirs = int(told[0]) + int(told[1]) / 1e6
+    return before - theirs if before > theirs else min(0.0, after - theirs)
+
+
+async def _nothing() -> None:
+    return None
