@@ -93,6 +93,7 @@ class Demo:
         shared["BRIDGE_REDIS_URL"] = self._server.url
         office = {"HOST": HOST, "API_TOKENS": f"{CALLER}:admin:{self._token}", "DEMO_CHAT_KEY": self._chat_key}
         node = {"HOST": HOST, "JWT_KEY": self._chat_key, "DRAIN_SECONDS": f"{DRAIN_S:g}"}
+        node["DEMO_PAGE"] = "true"
         node["ORIGINS"] = os.environ.get("CHATSERVER_ORIGINS", "*")  # a page of any address, if it has a token
         self._backoffice = Child(
             "backoffice", "backoffice", logs, shared | _prefixed("BACKOFFICE", office), self._options.port
@@ -164,6 +165,7 @@ class Demo:
         text = f"""
 The demo serves.
 
+  chat page    {_page_of(first)}
   back office  {office}
   API token    {self._token}
   rooms        {", ".join(ROOMS)}{f" (bots: {', '.join(CAST)})" if self._options.bots else ""}
@@ -179,6 +181,11 @@ In another terminal:
 
 Ctrl-C stops everything."""
         say(text.replace("CHATBRIDGE", _own_command()))
+
+
+def _page_of(node: Child) -> str:
+    """Where browsers chat: the node's own page, at its root."""
+    return str(node.told["health_url"]).removesuffix("healthz")
 
 
 async def _open(api: RestApi, room: str, title: str) -> None:

@@ -362,7 +362,8 @@ def outcome_rest(
 
 
 def outcome_from_json(data: bytes, *, requeued_as: str | None = None) -> Outcome:
-    record = orjson.loads(data)
+    # A node of a later version may tell more.
+    record = {name: value for name, value in orjson.loads(data).items() if name in Outcome.__slots__}
     record["timeline"] = tuple(Step(*step) for step in record["timeline"])
     record["error"] = None if record["error"] is None else Failure(**record["error"])
     return Outcome(**record, requeued_as=requeued_as)

@@ -48,6 +48,9 @@ class ChatSettings(Settings):
     drain_seconds: float = Field(20, gt=0, le=600)
     public_url: str | None = Field(None, description="where clients reach this node, if not at host and port")
     uvloop: bool = True
+    demo_page: bool = Field(
+        False, description="a chat page at /, where anybody who reaches this node may sign in under any name"
+    )
     log_json: bool | None = Field(None, description="one JSON object a line; by default unless on a terminal")
 
     @property

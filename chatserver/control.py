@@ -88,7 +88,7 @@ class Control:
 
     def hear(self, publication: Publication) -> None:
         """Apply a publication, a command's only once, and report what the command did here."""
-        command_id = publication.data.get("command_id")
+        command_id = publication.data.get("command_id") if isinstance(publication.data, dict) else None
         if not isinstance(command_id, str):
             self.apply(publication)
             return

@@ -1,24 +1,21 @@
-"""What monitoring asks a node: /healthz, /readyz and /metrics, on the port that clients use."""
+"""Plain HTTP on the port that clients use: /healthz, /readyz and /metrics for monitoring; the rest is for pages."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final
 
-import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from bridge import telemetry
 from bridge.findings import CODES
 from bridge.self_check import SelfCheck, count
 from chatserver.connection import Connection
+from chatserver.pages import Pages
+from chatserver.responses import respond, respond_json
 
 Check = Callable[[], Awaitable[str | None]]  # None is well, else what is wrong
-
-_REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 class Metrics:
@@ -58,42 +55,28 @@ class Metrics:
 class Health:
     """Answers plain HTTP requests; anything but ``/ws`` never becomes a websocket."""
 
-    def __init__(self, checks: Mapping[str, Check], metrics: Metrics) -> None:
-        self._checks, self._metrics = checks, metrics
+    def __init__(self, checks: Mapping[str, Check], metrics: Metrics, pages: Pages) -> None:
+        self._checks, self._metrics, self._pages = checks, metrics, pages
 
     async def respond(self, request: Request) -> Response | None:
         """None for a websocket handshake, which goes on."""
         path = request.path.partition("?")[0]
+        if path == "/ws":
+            return None
+        if path not in ("/healthz", "/readyz", "/metrics"):
+            return await self._pages.respond(request)
+        if request.method not in ("GET", "HEAD"):
+            return respond(request, 405, "text/plain", b"")
         match path:
-            case "/ws":
-                return None
             case "/healthz":
-                return _json(200, {"status": "ok"}, request)
+                return respond_json(request, 200, {"status": "ok"})
             case "/readyz":
-                found = {name: await check() for name, check in self._checks.items()}
-                ready = not any(found.values())
-                body = {
-                    "status": "ready" if ready else "unavailable",
-                    "checks": {n: w or "ok" for n, w in found.items()},
-                }
-                return _json(200 if ready else 503, body, request)
-            case "/metrics":
-                return _response(200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry), request)
+                return await self._readiness(request)
             case _:
-                return _json(404, {"status": "not found"}, request)
+                return respond(request, 200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry))
 
-
-def _json(status: int, body: object, request: Request) -> Response:
-    return _response(status, "application/json", orjson.dumps(body), request)
-
-
-def _response(status: int, content_type: str, body: bytes, request: Request) -> Response:
-    if request.method not in ("GET", "HEAD"):
-        status, body = 405, b""
-    headers = Headers({
-        "Content-Type": content_type,
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        "Cache-Control": "no-store",
-    })  # fmt: skip
-    return Response(status, _REASONS[status], headers, b"" if request.method == "HEAD" else body)
+    async def _readiness(self, request: Request) -> Response:
+        found = {name: await check() for name, check in self._checks.items()}
+        ready = not any(found.values())
+        body = {"status": "ready" if ready else "unavailable", "checks": {n: w or "ok" for n, w in found.items()}}
+        return respond_json(request, 200 if ready else 503, body)

@@ -36,6 +36,7 @@ from chatserver.handover import HandOver
 from chatserver.health import Health, Metrics
 from chatserver.hub import Client, Hub
 from chatserver.limits import Limits, Words
+from chatserver.pages import DemoPage, Pages
 from chatserver.receipts import Reporter
 from chatserver.rooms import Rooms
 from chatserver.session import Services, Session
@@ -205,6 +206,7 @@ class ChatNode:
                 "serving": lambda: _word("draining", not self._is_going()),
             },
             self.metrics,
+            Pages(DemoPage(settings, bridge) if settings.demo_page else None),
         )
 
         async def request(connection: ServerConnection, request: Request) -> Response | None:

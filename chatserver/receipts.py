@@ -14,8 +14,9 @@ from typing import Final
 import structlog
 
 from bridge.envelope import shard_of_id
-from bridge.errors import BridgeError, Invalid, ServerFull, Unreachable
+from bridge.errors import Invalid, ServerFull, Unreachable
 from bridge.receipts import BATCH, Receipts
+from bridge.verdict import describe
 
 log = structlog.get_logger(__name__)
 
@@ -92,10 +93,8 @@ class Reporter:
             if isinstance(answer, Unreachable | ServerFull):
                 outage = answer
                 self._keep(batch)
-            elif isinstance(answer, BridgeError):  # it would be refused again
-                self._drop(len(batch), str(answer))
-            elif answer is not None:
-                raise answer
+            elif isinstance(answer, BaseException):  # it would be refused again
+                self._drop(len(batch), describe(answer))
         if outage is not None:
             self._news.set()
             raise outage

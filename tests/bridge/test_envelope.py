@@ -179,6 +179,13 @@ def test_a_failed_outcome_says_why() -> None:
     assert (outcome.payload, outcome.result) == (None, None)
 
 
+def test_an_outcome_is_read_with_fields_to_come() -> None:
+    head = outcome_head(ENVELOPE, node=None, attempts=1, timeline=[Step("accepted", 1)])
+    record = head + outcome_rest("done", 3, None, control=True)
+    outcome = outcome_from_json(record[:-1] + b',"new":1}')
+    assert (outcome.state, outcome.control) == ("done", True)
+
+
 def test_five_states_are_ends() -> None:
     assert frozenset({"done", "rejected", "expired", "dead", "cancelled"}) == ENDED
 

@@ -1,0 +1,109 @@
+// Types of client.js: chat client for protocol bridge.v1. Times are ms since the epoch.
+
+export type RoomState = 'open' | 'frozen' | 'closed'
+export interface Person { user: string; name: string }
+export interface Position { epoch: string; offset: number }
+
+// What travels on a room's channel; `offset` grows by one.
+export interface Message {
+  type: 'message'; room: string; offset: number; message_id: string; user: string; name: string
+  text: string | null // null: deleted since
+  ts: number
+}
+export interface Deleted { type: 'deleted'; room: string; offset: number; message_ids: string[] }
+export interface RoomChanged {
+  type: 'room'; room: string; offset: number; state: RoomState; slow_mode_s: number; title: string
+}
+/** A kept notice has offset, message_id and ts; a flashed one has `seconds`, and no room if it is for everybody. */
+export interface Notice {
+  type: 'notice'; room: string | null; level: 'info' | 'warning'; text: string | null
+  offset?: number; message_id?: string; ts?: number; seconds?: number | null
+}
+/** What a plugin publishes in a room. */
+export interface Other { type: string; room: string; offset: number; data: unknown; ts: number }
+
+// What has no offset.
+export interface Presence { type: 'presence'; room: string; count: number; join: Person[]; leave: Person[] }
+export interface Sanction {
+  type: 'sanction'; kind: 'mute' | 'unmute' | 'ban' | 'unban' | 'kick' | 'warn'
+  room: string | null // null: everywhere
+  until: number | null // null: without end
+  reason: string | null; command_id: string | null; text?: string
+}
+
+export interface Room extends Position {
+  room: string
+  recovered: boolean
+  /** Oldest first. Recovered: all since the place that was named; else the newest part of the history. */
+  messages: Pushed[]
+  count: number; state: RoomState; slow_mode_s: number; title: string; sanctions: Sanction[]
+}
+export interface Joined extends Room { type: 'joined' }
+
+// What the client itself tells.
+export interface Ready {
+  user: Person; session: string; node: string
+  limits: { frame_bytes: number; text_chars: number; rooms: number; messages_per_s: number }
+}
+/** After each authentication; `resumed` of the rooms follows. */
+export interface Connected extends Ready { type: 'connected' }
+export interface Reconnecting { type: 'reconnecting'; code: number; reason: string; after_ms: number }
+/** Recovered: what was missed follows as events. Else: forget what is on the screen, `messages` is what there is to show. */
+export interface Resumed extends Room { type: 'resumed' }
+/** The room could not be joined again: banned, room_closed, room_not_found … */
+export interface Left { type: 'left'; room: string; code: string; message: string }
+
+export type Pushed = Message | Deleted | RoomChanged | Notice
+export type Event = Pushed | Presence | Sanction | Connected | Reconnecting | Resumed | Left
+
+export interface Said { message_id: string; offset: number; ts: number }
+export interface History { room: string; messages: Pushed[]; more: boolean }
+export interface Present { room: string; count: number; users: Person[] }
+
+export interface Options {
+  /** What program this is, for the server's logs; 64 characters at most. */
+  name?: string
+  version?: string
+  /** Closes the client. */
+  signal?: AbortSignal
+  /** Of [0, 1), for the jitter of reconnections. */
+  random?: () => number
+}
+
+/** A call was refused, or got no answer within a minute (`unavailable`; what became of it is not known then). */
+export class ChatError extends Error {
+  constructor(code: string, message: string, temporary?: boolean, retry_after_ms?: number)
+  readonly code: string
+  readonly temporary: boolean
+  readonly retry_after_ms?: number
+}
+
+/** The connection is over for good: 4500-4999 told by the server, 1000 by `close()`. */
+export class Closed extends Error {
+  constructor(code: number, reason: string)
+  readonly code: number
+  readonly reason: string
+}
+
+export class ChatClient implements AsyncIterableIterator<Event> {
+  /**
+   * @param urls `wss://…/ws`; tried in this order, the next one after each loss
+   * @param token a JWT, or a function that gives a fresh one: asked before each connection, and again before it is out
+   */
+  constructor(urls: string | string[], token: string | (() => string | Promise<string>), options?: Options)
+  readonly state: 'new' | 'connecting' | 'open' | 'reconnecting' | 'closed'
+  connect(): Promise<Ready>
+  join(room: string, since?: Position): Promise<Joined>
+  leave(room: string): Promise<void>
+  /** `nonce`, 64 characters at most: to repeat a call whose outcome is unknown, within ten minutes. */
+  say(room: string, text: string, nonce?: string): Promise<Said>
+  /** `before` is an offset, exclusive; `limit` at most 100. */
+  history(room: string, page?: { before?: number; limit?: number }): Promise<History>
+  presence(room: string): Promise<Present>
+  ping(): Promise<void>
+  close(): void
+  [Symbol.asyncIterator](): this
+  /** Rejects once with Closed where the server ended it for good; `done` after `close()`. */
+  next(): Promise<IteratorResult<Event, undefined>>
+  return(): Promise<IteratorResult<Event, undefined>>
+}

@@ -1,0 +1,348 @@
+// Chat client for protocol bridge.v1: browsers, Node >= 22. One file, no dependencies. Types: client.d.ts.
+
+const QUEUE = 1000 // events that wait for the iterator; more of a room are fetched again later
+const CALLS = 100 // calls that wait for an answer
+const ANSWER_MS = 60000 // for one answer, reconnections included; nonces are known for 10 min
+const OPEN_MS = 10000 // from asking for a token to `ready`
+const STEADY_MS = 10000 // a connection that lived so long counts as a success
+const FRAME_BYTES = 16384
+
+/** A call was refused, or has no answer: `temporary` says whether trying again may help, and when. */
+export class ChatError extends Error {
+  constructor(code, message, temporary = false, retry_after_ms) {
+    super(message)
+    Object.assign(this, { name: 'ChatError', code, temporary, retry_after_ms })
+  }
+}
+
+/** It is over: 4500-4999 told by the server, 1000 by close(). */
+export class Closed extends Error {
+  constructor(code, reason) {
+    super(`${code} ${reason}`)
+    Object.assign(this, { name: 'Closed', code, reason })
+  }
+}
+
+/** One user's connection. Events come by `for await (const event of client)`. */
+export class ChatClient {
+  #urls; #token; #client; #random
+  #rooms = new Map() // id -> {epoch, offset; deaf: a join is due that will tell all; behind: once the queue is read}
+  #calls = new Map() // id -> {text, inner, type, resolve, reject, timer}; all but inner ones outlive a connection
+  #queue = []
+  #readers = [] // next() that wait for an event
+  #ids = 0
+  #failures = 0
+  #turn = 0 // of connections; what belongs to an earlier one is ignored
+  #socket; #opening; #first; #deadline; #renewal; #again // promise, its functions, timers
+  #flowing = false // rooms are joined again, calls go out
+  #live = 0 // when `ready` came, on this connection
+  #silence = 0
+  #skew = 0 // the server's clock minus ours
+  #after; #user; #over
+
+  /**
+   * @param {string | string[]} urls tried in this order, the next one after each loss
+   * @param {string | (() => string | Promise<string>)} token a function is asked again before each is out
+   * @param {{name?: string, version?: string, signal?: AbortSignal, random?: () => number}} [options]
+   */
+  constructor(urls, token, { name = 'client.js', version = '1', signal, random = Math.random } = {}) {
+    this.#urls = [urls].flat()
+    this.#token = token
+    this.#client = { name, version }
+    this.#random = random
+    if (signal?.aborted) this.close()
+    signal?.addEventListener('abort', () => this.close(), { once: true })
+  }
+
+  /** 'new', 'connecting', 'open', 'reconnecting' or 'closed'. */
+  get state() {
+    return this.#over ? 'closed' : this.#flowing ? 'open' : this.#user ? 'reconnecting' : this.#opening ? 'connecting' : 'new'
+  }
+
+  /** Resolves with `ready` once connected; tries until then. Rejects with Closed. */
+  connect() {
+    if (!this.#opening) {
+      this.#opening = new Promise((resolve, reject) => (this.#first = { resolve, reject }))
+      this.#opening.catch(() => {}) // the iterator tells, too
+      if (this.#over) this.#first.reject(this.#over)
+      else this.#open()
+    }
+    return this.#opening
+  }
+
+  /** The room as it is; from then on its events. After a lost connection it is joined again where it was. */
+  join(room, since) {
+    return this.#ask({ type: 'join', room, since })
+  }
+
+  async leave(room) {
+    this.#rooms.delete(room)
+    if (this.#flowing) await this.#ask({ type: 'leave', room })
+  }
+
+  /** Said exactly once, however often the connection is lost meanwhile. */
+  say(room, text, nonce = newNonce()) {
+    return this.#ask({ type: 'say', room, text, nonce })
+  }
+
+  history(room, { before, limit } = {}) {
+    return this.#ask({ type: 'history', room, before, limit })
+  }
+
+  presence(room) {
+    return this.#ask({ type: 'presence', room })
+  }
+
+  async ping() {
+    await this.#ask({ type: 'ping' })
+  }
+
+  close() {
+    this.#end(new Closed(1000, 'closed by this client'))
+  }
+
+  [Symbol.asyncIterator]() {
+    return this
+  }
+
+  next() {
+    return new Promise((resolve, reject) => {
+      if (!this.#queue.length) return this.#over ? this.#tellEnd({ resolve, reject }) : this.#readers.push({ resolve, reject })
+      resolve({ value: this.#queue.shift(), done: false })
+      if (!this.#queue.length) this.#catchUp()
+    })
+  }
+
+  /** Leaving a loop does not close the client. */
+  async return() {
+    return { value: undefined, done: true }
+  }
+
+  // One connection
+
+  async #open() {
+    const turn = ++this.#turn
+    const lost = (code, reason) => turn === this.#turn && this.#lost(code, reason)
+    this.#expect(OPEN_MS)
+    try {
+      const token = typeof this.#token === 'function' ? await this.#token() : this.#token
+      if (turn !== this.#turn) return
+      const socket = (this.#socket = new WebSocket(this.#urls[0], 'bridge.v1'))
+      let opened = false
+      socket.onopen = () => {
+        opened = true
+        this.#send({ type: 'auth', id: 0, token, client: this.#client })
+      }
+      socket.onmessage = ({ data }) => turn === this.#turn && this.#hear(JSON.parse(data), token)
+      socket.onclose = ({ code, reason }) => lost(code, reason)
+      socket.onerror = () => opened || lost(1006, 'not reached') // not every runtime closes after it
+    } catch (error) {
+      if (error.name === 'SyntaxError') this.#end(error) // of the URL: it will not get better
+      else lost(1006, `${error}`)
+    }
+  }
+
+  #send(frame) {
+    this.#socket.send(JSON.stringify(frame))
+  }
+
+  #expect(ms) {
+    clearTimeout(this.#deadline)
+    this.#deadline = setTimeout(() => this.#lost(1006, 'silence'), ms)
+  }
+
+  #hear(frame, token) {
+    if (this.#live) this.#expect(this.#silence)
+    const { id, type } = frame
+    if (id != null) return id ? this.#answer(id, frame) : this.#enter(frame, token)
+    if (type === 'hello') {
+      this.#silence = 2 * frame.heartbeat_ms
+      this.#skew = frame.server_time - Date.now()
+    } else if (type === 'ping') this.#send({ type: 'pong' })
+    else if (type === 'reconnect') this.#after = frame.after_ms
+    else if (frame.offset != null) this.#follow(frame)
+    else {
+      if (type === 'sanction' && /^(kick|ban)$/.test(frame.kind)) this.#rooms.delete(frame.room)
+      this.#emit(frame)
+    }
+  }
+
+  async #enter(ready, token) {
+    if (ready.type === 'error') {
+      this.#after = ready.retry_after_ms
+      return this.#lost(1013, ready.message)
+    }
+    const turn = this.#turn
+    this.#live = Date.now()
+    this.#user = ready.user.user
+    this.#expect(this.#silence)
+    this.#renew(token)
+    delete ready.id
+    this.#first.resolve(ready)
+    this.#emit({ ...ready, type: 'connected' })
+    await Promise.all([...this.#rooms.keys()].map((room) => this.#rejoin(room)))
+    if (turn !== this.#turn) return
+    this.#flowing = true
+    for (const call of this.#calls.values()) if (!call.inner) this.#socket.send(call.text)
+  }
+
+  #renew(token) {
+    if (typeof this.#token !== 'function') return
+    const turn = this.#turn
+    const left = expiry(token) - Date.now() - this.#skew
+    if (isNaN(left)) return
+    this.#renewal = setTimeout(async () => {
+      let now = token
+      try {
+        const fresh = await this.#token()
+        if (turn === this.#turn) await this.#ask({ type: 'auth', token: fresh }, true)
+        now = fresh
+      } catch {} // tried again before it is too late
+      if (turn === this.#turn) this.#renew(now)
+    }, Math.min(Math.max(left * 0.8, 1000), 2 ** 31 - 1))
+  }
+
+  #lost(code, reason) {
+    const steady = this.#live && Date.now() - this.#live > STEADY_MS
+    this.#hangUp()
+    if (code >= 4500 && code < 5000) return this.#end(new Closed(code, reason))
+    for (const [id, call] of this.#calls) {
+      if (call.inner) this.#settle(id).reject(new ChatError('unavailable', 'connection lost', true))
+      else if (call.type === 'leave') this.#settle(id).resolve()
+    }
+    this.#failures = steady ? 0 : this.#failures + 1
+    // Full jitter, unless the server gave each client a time of its own.
+    const after_ms = this.#after ?? this.#random() * Math.min(20000, 500 * 2 ** this.#failures)
+    this.#after = undefined
+    this.#urls.push(this.#urls.shift())
+    this.#emit({ type: 'reconnecting', code, reason, after_ms })
+    this.#again = setTimeout(() => this.#open(), after_ms)
+  }
+
+  #hangUp() {
+    this.#turn++
+    this.#flowing = false
+    this.#live = 0
+    for (const timer of [this.#deadline, this.#renewal, this.#again]) clearTimeout(timer)
+    const socket = this.#socket
+    if (socket) socket.onopen = socket.onmessage = socket.onclose = null
+    socket?.close(1000)
+  }
+
+  #end(error) {
+    if (this.#over) return
+    this.#over = error
+    this.#hangUp()
+    this.#first?.reject(error)
+    for (const id of this.#calls.keys()) this.#settle(id).reject(error)
+    for (const reader of this.#readers.splice(0)) this.#tellEnd(reader)
+  }
+
+  // Calls
+
+  #ask(frame, inner) {
+    return new Promise((resolve, reject) => {
+      const id = (frame.id = ++this.#ids)
+      const text = JSON.stringify(frame)
+      const refuse = (...why) => reject(new ChatError(...why))
+      if (this.#over) return reject(this.#over)
+      if (new TextEncoder().encode(text).length > FRAME_BYTES) return refuse('too_large', `over ${FRAME_BYTES} bytes`)
+      if (!inner && this.#calls.size >= CALLS) return refuse('rate_limited', `${CALLS} calls wait already`, true)
+      const timer = setTimeout(() => this.#settle(id) && refuse('unavailable', 'no answer', true), ANSWER_MS)
+      this.#calls.set(id, { text, inner, type: frame.type, resolve, reject, timer })
+      if (inner || this.#flowing) this.#socket.send(text)
+    })
+  }
+
+  #settle(id) {
+    const call = this.#calls.get(id)
+    clearTimeout(call?.timer)
+    this.#calls.delete(id)
+    return call
+  }
+
+  #answer(id, frame) {
+    const call = this.#settle(id)
+    delete frame.id
+    if (frame.type === 'joined') this.#level(frame, call)
+    if (frame.type !== 'error') return call?.resolve(frame)
+    call?.reject(new ChatError(frame.code, frame.message, frame.temporary, frame.retry_after_ms))
+  }
+
+  // Rooms: their offsets grow by one
+
+  #level(joined, call) {
+    const { room, epoch, offset, recovered, messages } = joined
+    const before = this.#rooms.get(room)
+    if (!call) return
+    if (call.inner && !before) return void this.#ask({ type: 'leave', room }, true).catch(() => {}) // left meanwhile
+    if (!call.inner) return this.#rooms.set(room, { epoch, offset })
+    this.#rooms.set(room, { epoch, offset: recovered ? before.offset : offset })
+    this.#emit({ ...joined, type: 'resumed', messages: recovered ? [] : messages })
+    if (recovered) for (const push of messages) this.#follow(push)
+  }
+
+  #follow(push) {
+    const room = this.#rooms.get(push.room)
+    if (!room || room.deaf) return
+    // A message that its id does not place on the room's channel is shown as it comes.
+    const aside = push.type === 'message' && parseInt(push.message_id) !== push.offset
+    if (!aside) {
+      if (push.offset <= room.offset) return
+      if (push.offset > room.offset + 1) return void this.#rejoin(push.room)
+      if (this.#queue.length >= QUEUE) return void (room.deaf = room.behind = true)
+      room.offset = push.offset
+    }
+    this.#emit(push)
+  }
+
+  async #rejoin(id) {
+    const turn = this.#turn
+    const room = this.#rooms.get(id)
+    const { epoch, offset } = room
+    room.deaf = true
+    room.behind = false
+    while (turn === this.#turn && this.#rooms.get(id) === room) {
+      try {
+        await this.#ask({ type: 'join', room: id, since: { epoch, offset } }, true)
+      } catch (error) {
+        if (turn !== this.#turn) return
+        if (error.temporary) await new Promise((wake) => setTimeout(wake, error.retry_after_ms ?? 1000 * this.#random()))
+        else if (this.#rooms.delete(id)) this.#emit({ type: 'left', room: id, code: error.code, message: error.message })
+      }
+    }
+  }
+
+  #catchUp() {
+    if (this.#flowing) for (const [id, room] of this.#rooms) if (room.behind) this.#rejoin(id)
+  }
+
+  // Events
+
+  #emit(event) {
+    const reader = this.#readers.shift()
+    if (reader) return reader.resolve({ value: event, done: false })
+    // What has no offset is not fetched again: counts of people are passed over first.
+    if (this.#queue.length < (event.type === 'presence' ? QUEUE : 2 * QUEUE)) this.#queue.push(event)
+  }
+
+  #tellEnd({ resolve, reject }) {
+    const error = this.#over
+    if (error.code === 1000 || error.told) return resolve({ value: undefined, done: true })
+    error.told = true
+    reject(error)
+  }
+}
+
+function newNonce() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('')
+}
+
+/** ms since the epoch; NaN if the token does not say. */
+function expiry(token) {
+  try {
+    return JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).exp * 1000
+  } catch {
+    return NaN
+  }
+}

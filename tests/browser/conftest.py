@@ -1,0 +1,129 @@
+"""Nodes that serve pages, and the browser client in Node.js and in Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser
+from pydantic import SecretStr
+
+from bridge.client import Bridge
+from bridge.config import BridgeSettings
+from tests.browser import runtimes
+from tests.browser.runtimes import JsClient, Missing
+from tests.chatserver.client import token
+from tests.chatserver.conftest import SHARDS, Chat, RunningNode
+from tests.proxy import Proxy
+from tests.servers import IN_CI, Server
+
+Connect = Callable[..., Awaitable[JsClient]]
+in_both = pytest.mark.parametrize("runtime", ["node", "chromium"], indirect=True)
+ForPages = {"origins": ("*",)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/browser/" in item.nodeid:
+            item.add_marker(pytest.mark.browser)
+
+
+def require(what: Callable[[], str]) -> None:
+    try:
+        what()
+    except Missing as reason:
+        if IN_CI:
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def bridge_settings() -> dict[str, Any]:
+    """``BRIDGE_*`` of the nodes in this process."""
+    return {}
+
+
+@pytest.fixture
+async def chat(server: Server, bridge_settings: dict[str, Any]) -> AsyncIterator[Chat]:
+    settings = BridgeSettings(redis_url=SecretStr(server.url), shards=SHARDS, **bridge_settings)
+    async with Bridge.connect(settings) as bridge:
+        chat = Chat(bridge, settings)
+        try:
+            yield chat
+        finally:
+            await chat.close()
+
+
+@pytest.fixture
+async def node(chat: Chat) -> RunningNode:
+    """One node, with the room ``lobby``."""
+    running = await chat.start_node(**ForPages)
+    await chat.done("room.open", "room:lobby", {"title": "Lobby"})
+    return running
+
+
+@pytest.fixture
+async def cable(node: RunningNode) -> AsyncIterator[Proxy]:
+    """The network between clients and ``node``; connect to ``ws_url(cable)``."""
+    cable = await Proxy.start(node.http)
+    yield cable
+    await cable.close()
+
+
+def ws_url(cable: Proxy) -> str:
+    return cable.url.replace("redis://", "ws://") + "/ws"
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium."""
+    require(runtimes.chromium)
+    async with runtimes.launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Where the client runs; ``in_both`` asks for Chromium, too."""
+    where = getattr(request, "param", "node")
+    require(runtimes.node if where == "node" else runtimes.chromium)
+    return str(where)
+
+
+@pytest.fixture
+async def create(runtime: str, chat: Chat) -> AsyncIterator[Connect]:
+    """``await create(urls, user)``: a client that has not connected yet."""
+    stack, browsers = AsyncExitStack(), list[Browser]()
+
+    async def start() -> JsClient:
+        if runtime == "node":
+            return await stack.enter_async_context(runtimes.in_node())
+        if not browsers:
+            browsers.append(await stack.enter_async_context(runtimes.launched()))
+        return await stack.enter_async_context(runtimes.in_page(browsers[0], chat.nodes[0].http))
+
+    async def create(
+        urls: str | list[str], user: str = "u1", *, tokens: list[str] | str | None = None, **options: Any
+    ) -> JsClient:
+        client = await start()
+        await client.call("create", urls, tokens or [token(user)], options)
+        return client
+
+    async with stack:
+        yield create
+
+
+@pytest.fixture
+def connect(create: Connect) -> Connect:
+    """``await connect(urls, user, "lobby")``: a client that is in these rooms."""
+
+    async def connect(urls: str | list[str], user: str = "u1", *rooms: str, **options: Any) -> JsClient:
+        client = await create(urls, user, **options)
+        await client.call("connect")
+        for room in rooms:
+            await client.call("join", room)
+        return client
+
+    return connect

@@ -1,0 +1,48 @@
+// Drives a ChatClient for a test: calls come as objects, answers and events are told.
+
+export function drive({ ChatClient }, tellAll) {
+  const told = []
+  const tell = (each) => told.push(each) === 1 && setTimeout(() => tellAll(told.splice(0)))
+  let client
+  let asked = 0
+  let reading = Promise.resolve()
+  let readOn = () => {}
+  const aborting = new AbortController()
+
+  async function read() {
+    try {
+      for await (const event of client) {
+        tell({ event })
+        await reading
+      }
+      tell({ end: null })
+    } catch (error) {
+      tell({ end: plain(error) })
+    }
+  }
+
+  const calls = {
+    create(urls, tokens, options) {
+      const next = async () => tokens[Math.min(asked++, tokens.length - 1)]
+      client = new ChatClient(urls, typeof tokens === 'string' ? tokens : next, { ...options, signal: aborting.signal })
+      read()
+    },
+    state: () => client.state,
+    asked: () => asked,
+    abort: () => aborting.abort(),
+    hold: () => void (reading = new Promise((resolve) => (readOn = resolve))),
+    read: () => readOn(),
+  }
+
+  return async ({ id, method, args }) => {
+    try {
+      tell({ id, answer: (await (calls[method] ?? client[method].bind(client))(...args)) ?? null })
+    } catch (error) {
+      tell({ id, error: plain(error) })
+    }
+  }
+}
+
+function plain({ name, message, code, reason, temporary, retry_after_ms }) {
+  return { name, message, code, reason, temporary, retry_after_ms }
+}
