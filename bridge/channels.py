@@ -59,6 +59,10 @@ class Progress:
         """Whether it was had before."""
         return publication.offset <= self._had.get(publication.epoch, -1)
 
+    def reaches(self, last: Position | None) -> bool:
+        """Whether everything up to there was had; ``last`` is the channel's place now."""
+        return last is None or (last.epoch == self._epoch and last.offset <= self._had[self._epoch])
+
     def looks_after(self, last: Position | None) -> int:
         """The offset from which on the log has to be read; ``last`` is the channel's place now."""
         return self._had[self._epoch] if last is not None and last.epoch == self._epoch else 0

@@ -44,6 +44,7 @@ _SCRIPTS = (
 )
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
 _LOG_AGAIN_S = 0.1  # after a log could not be read
+_LOOK_EVERY_S = 1.0  # where a channel is, if it seems to be silent
 
 
 class Bridge:
@@ -176,7 +177,7 @@ class Bridge:
             progress = Progress(since or await self.channels.position(place))
             put(None)
             while True:
-                publication = await queue.get()
+                publication = await _next(queue)
                 if publication is not None and progress.follows(publication):
                     yield publication
                 elif publication is None or not progress.knows(publication):
@@ -190,6 +191,8 @@ class Bridge:
         while True:
             try:
                 last = await self.channels.position(place)
+                if progress.reaches(last):
+                    return []
                 return progress.missed(await self.channels.log(place, after=progress.looks_after(last)), last)
             except Unreachable:
                 await asyncio.sleep(_LOG_AGAIN_S)
@@ -279,6 +282,17 @@ async def _server_url(url: str, stack: contextlib.AsyncExitStack) -> str:
     server = await EmbeddedServer.start(Path(url.removeprefix("embedded://")))
     stack.push_async_callback(server.stop)
     return server.url
+
+
+async def _next(queue: asyncio.Queue[Publication | None]) -> Publication | None:
+    """None after a gap, and after a silence: what was lost on its way without a sign would never be missed."""
+    if not queue.empty():
+        return queue.get_nowait()
+    try:
+        async with asyncio.timeout(_LOOK_EVERY_S):
+            return await queue.get()
+    except TimeoutError:
+        return None
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

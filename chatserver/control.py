@@ -22,7 +22,8 @@ from chatserver.frames import Close
 from chatserver.hub import Client, Hub
 from chatserver.receipts import Applied, Reporter
 from chatserver.rooms import Follow, Rooms
-from chatserver.state import ChatState, Membership
+from chatserver.snapshots import Membership
+from chatserver.state import ChatState
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,12 @@ class Control:
         for follower in self._followers:
             follower.close()
 
+    async def _look(self) -> None:
+        """See whether something is due on the channels that has not come."""
+        places = await asyncio.gather(*(self._channels.position(each.channel) for each in self._followers))
+        for follower, place in zip(self._followers, places, strict=True):
+            follower.look(place)
+
     def check_soon(self) -> None:
         """Look at the state of all sessions and members at the next step."""
         self._to_check |= {"users", "rooms"}
@@ -76,6 +83,7 @@ class Control:
         if now - self._checked_at >= SIGN_OF_LIFE_S:
             self.check_soon()
             self._checked_at = now
+        await self._look()
         wanted, self._to_check = self._to_check, set()
         try:
             if "users" in wanted:

@@ -54,6 +54,8 @@ class Follower:
         self._held: list[Publication] = []
         self._recovering = False
         self._look_again = False
+        self._interrupted = False  # between ``subscribe`` and ``begin``
+        self._behind_at: Position | None = None  # where we were when somebody saw the channel further on
 
     async def subscribe(self) -> None:
         """Hold what comes from now on, until ``begin``. Raises Unreachable."""
@@ -70,7 +72,26 @@ class Follower:
         """Everything up to here is known by other means; deliver what came after it."""
         if self.position is None:
             self.position = position
-            self._release()
+            if self._interrupted:
+                self._interrupted = False
+                self._recover()
+            else:
+                self._release()
+
+    def look(self, place: Position | None) -> None:
+        """Somebody saw the channel's last publication there; called about once a second.
+
+        If nothing came since the look before, though something was due then already, it was lost
+        on its way without a sign, and the log is read.
+        """
+        at = self.position
+        if at is None or self._holding or place is None or (place.epoch == at.epoch and place.offset <= at.offset):
+            self._behind_at = None
+        elif self._behind_at == at:
+            self._behind_at = None
+            self._recover()
+        else:
+            self._behind_at = at
 
     def close(self) -> None:
         """End the subscription; nothing is delivered any more."""
@@ -92,6 +113,8 @@ class Follower:
         self._reconnected()
         if self.position is not None:
             self._recover()
+        else:
+            self._interrupted = True
 
     def _take(self, publication: Publication) -> None:
         at = self.position

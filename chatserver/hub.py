@@ -13,7 +13,7 @@ from chatserver.auth import LEEWAY_S
 from chatserver.connection import Connection
 from chatserver.frames import Close
 from chatserver.limits import Bucket
-from chatserver.state import Membership, SessionKey
+from chatserver.snapshots import Membership, SessionKey
 
 AUTH_S = 10.0  # from the first frame of ours to a good token of theirs
 

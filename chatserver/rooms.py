@@ -14,7 +14,8 @@ from chatserver import frames
 from chatserver.follower import Follower
 from chatserver.frames import Close, Join
 from chatserver.hub import Client
-from chatserver.state import ChatState, Membership, Snapshot
+from chatserver.snapshots import Membership, Snapshot
+from chatserver.state import ChatState
 
 NEWCOMER_PUBLICATIONS: Final = 50  # of a room's history in the answer to a join
 LARGE_ROOM: Final = 100  # users; above it, presence pushes have the count only
@@ -57,7 +58,8 @@ class Room:
     def settle(self, client: Client, snapshot: Snapshot) -> None:
         """The client has the snapshot now; give it what came after, and let it take part."""
         if self.follower.position is None:
-            self.people = {m.user: m.name for m in snapshot.present}
+            present = snapshot.present if isinstance(snapshot.present, list) else []
+            self.people = {m.user: m.name for m in present}
             self.follower.begin(snapshot.position)
         waiting, floor = self.waiting[client], snapshot.position.offset
         for offset, frame in waiting.frames:
@@ -87,6 +89,12 @@ class Room:
         """Members, those who wait to be level included."""
         yield from self.members
         yield from (client for client, waiting in self.waiting.items() if waiting.floor is not None)
+
+    def count(self, snapshot: Snapshot, user: str) -> int:
+        """Users in the room; of a large one as of the last second, at first sessions."""
+        if isinstance(snapshot.present, list):
+            return len({m.user for m in snapshot.present})
+        return len(self.people | {user: ""}) if self.people else snapshot.present
 
     def tell_presence(self, version: bytes, present: list[Member]) -> bytes | None:
         """The push of what changed; None where nothing did."""
@@ -160,7 +168,7 @@ class Rooms:
         before = client.rooms.get(frame.room)
         joined = before.joined if before is not None and waiting.was_member else snapshot.now
         client.rooms[frame.room] = Membership(frame.room, client.member(self._node), joined)
-        client.socket.put(frames.encode(_joined(frame, snapshot, sanctions)))
+        client.socket.put(frames.encode(_joined(frame, snapshot, sanctions, there.count(snapshot, client.user))))
         there.settle(client, snapshot)
 
     async def _snapshot(self, client: Client, frame: Join, waiting: Waiting) -> Snapshot:
@@ -198,21 +206,22 @@ class Rooms:
         return [m for m in memberships if m is not None]
 
     async def step(self) -> None:
-        """Stop following rooms that nobody is in; tell members who came and went."""
+        """Stop following rooms that nobody is in; see what is due in the others, tell members who came and went."""
         for room_id, there in tuple(self._rooms.items()):
             if there.empty:
                 del self._rooms[room_id]
                 there.follower.close()
-        changed = await self._state.changed_presence({id: there.version for id, there in self._rooms.items()})
-        for room_id, (version, present) in changed.items():
-            now = self._rooms.get(room_id)
-            frame = None if now is None else now.tell_presence(version, present)
-            if now is not None and frame is not None:
-                for client in now.members:
+        found = await self._state.rooms_now({id: there.version for id, there in self._rooms.items()})
+        for room_id, now in found.items():
+            if (here := self._rooms.get(room_id)) is None:
+                continue
+            here.follower.look(now.place)
+            if now.present is not None and (frame := here.tell_presence(now.version, now.present)) is not None:
+                for client in here.members:
                     client.socket.push(frame)
 
 
-def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction]) -> dict[str, Any]:
+def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction], count: int) -> dict[str, Any]:
     holding = [*sanctions, *([snapshot.mute] if snapshot.mute is not None else [])]
     shown = snapshot.publications
     if not snapshot.recovered:  # history, not a stretch of the channel: what there is to read
@@ -225,7 +234,7 @@ def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction]) -> dict[
         "offset": snapshot.position.offset,
         "recovered": snapshot.recovered,
         "messages": [frames.push_of(frame.room, p, snapshot.deleted) for p in shown],
-        "count": len({m.user for m in snapshot.present}),
+        "count": count,
         "state": snapshot.info.state,
         "slow_mode_s": snapshot.info.slow_mode_s,
         "title": snapshot.info.title,

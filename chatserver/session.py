@@ -37,8 +37,9 @@ from chatserver.frames import (
 from chatserver.health import Metrics
 from chatserver.hub import Client, Hub
 from chatserver.limits import Limits
-from chatserver.rooms import Rooms
-from chatserver.state import ChatState, Said, UserNow
+from chatserver.rooms import LARGE_ROOM, Rooms
+from chatserver.snapshots import Said, UserNow
+from chatserver.state import ChatState
 
 log = structlog.get_logger(__name__)
 
@@ -291,7 +292,11 @@ class Session:
 
     async def _presence(self, frame: Presence) -> None:
         self._must_be_in(frame.room)
-        people = {m.user: m.name for m in await read_members(self._with.store, frame.room)}
+        there = self._with.rooms.get(frame.room)
+        if there is not None and len(there.people) > LARGE_ROOM:  # as of the last second: to read it again costs much
+            people = there.people
+        else:
+            people = {m.user: m.name for m in await read_members(self._with.store, frame.room)}
         listed = [{"user": user, "name": name} for user, name in list(people.items())[:MAX_LISTED_USERS]]
         self._answer({"type": "presence", "id": frame.id, "room": frame.room, "count": len(people), "users": listed})
 

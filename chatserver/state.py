@@ -9,8 +9,7 @@ import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -21,7 +20,6 @@ from bridge.chat.state import (
     STALE_MS,
     ChatStore,
     Member,
-    RoomInfo,
     Sanction,
     SanctionType,
     deleted_from,
@@ -34,17 +32,19 @@ from bridge.chat.state import (
     user_sanctions_from,
 )
 from bridge.config import BridgeSettings
-from bridge.envelope import Position, Publication, decode_publication
+from bridge.envelope import Position, decode_publication
 from bridge.scripts import Script
 from bridge.shard_stream import log_length
 from bridge.shards import shard_of
 from chatserver.frames import Refused, Since
+from chatserver.snapshots import Membership, RoomNow, Said, SessionKey, SessionNow, Snapshot, UserNow
 
 MAX_SESSIONS: Final = 5  # of one user; those of nodes that went away make room, then the oldest
 OVERDUE_MS: Final = 15_000  # a session without one for so long is probably over
 NONCE_SECONDS: Final = 600
 LATE_MS: Final = 1000  # between the reading of a user's sanctions and what they allow
 BATCH: Final = 100  # sessions or rooms in one script call
+MAX_LISTED: Final = 500  # sessions told to a newcomer; to tell all of a larger room to everybody who joins is too much
 
 _HERE = Path(__file__).parent / "scripts"
 _NAMES = ("user", "say", "join", "leave", "keep_members", "present", "keep_sessions")
@@ -78,69 +78,6 @@ def scripts() -> list[Script]:
     return [script(name) for name in _NAMES]
 
 
-@dataclass(frozen=True, slots=True)
-class UserNow:
-    """What holds against a user everywhere, at one moment of their shard's server."""
-
-    now: int
-    sanctions: Mapping[SanctionType, Sanction]
-    kicked_at: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class SessionKey:
-    """A session as it is listed among its user's."""
-
-    user: str
-    session: str
-    name: str
-    began: int | None = None  # None: it begins now
-    rooms: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SessionNow:
-    """What a sign of life was answered with."""
-
-    began: int
-    user: UserNow
-    replaced: bool  # younger sessions of this user took its place
-    warning: Mapping[str, Any] | None = None  # the last one's event, if it was given after the session began
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """A session in a room."""
-
-    room: str
-    member: Member
-    joined: int  # ms, the server's clock
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A room as it was at one offset."""
-
-    now: int
-    info: RoomInfo
-    position: Position
-    recovered: bool  # publications are all that came since the place the client named
-    publications: list[Publication]  # oldest first
-    deleted: Mapping[str, str]
-    mute: Sanction | None
-    present: list[Member]
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A say that was accepted, this time or before under the same nonce."""
-
-    message_id: str
-    offset: int
-    ts: int
-    shadow: bool  # nobody but the speaker is to see it, and has not been shown it yet
-
-
 class ChatState:
     """The node's hand in Redis."""
 
@@ -172,10 +109,8 @@ class ChatState:
         gone = f",{','.join(self._gone)},"
         arguments: list[Any] = [STALE_MS, MAX_SESSIONS, length, secrets.token_hex(8), self._node, gone, OVERDUE_MS]
         for s in sessions:
-            keys += [
-                names.state(shard, user(s.user), name)
-                for name in ("sanctions", "kicked_at", "sessions", "session:rooms", "warned")
-            ]
+            state = partial(names.state, shard, user(s.user))
+            keys += map(state, ("sanctions", "kicked_at", "sessions", "session:rooms", "warned"))
             began = "" if s.began is None else s.began
             arguments += [s.user, s.session, began, orjson.dumps(s.name), orjson.dumps(s.rooms)]
         now, *answers = await self._store.redis.run(script("keep_sessions"), keys, arguments)
@@ -205,18 +140,13 @@ class ChatState:
     async def join(self, room_id: str, member: Member, since: Since | None, newest: int) -> Snapshot:
         """Let a session in. Raises Refused ``room_not_found``, ``room_closed`` or ``banned``."""
         shard, subject, names = self._shard(room(room_id)), room(room_id), self._store.keys
-        keys = [
-            names.state(shard, subject, "settings"),
-            names.state(shard, subject, restriction("ban", member.user)),
-            names.state(shard, subject, restriction("mute", member.user)),
-            names.channel(shard, subject),
-            names.log(shard, subject),
-            names.state(shard, subject, "deleted"),
-            names.state(shard, subject, "present"),
-            names.state(shard, subject, "present:version"),
-        ]
+        state = partial(names.state, shard, subject)
+        keys = [state(n) for n in ("settings", restriction("ban", member.user), restriction("mute", member.user))]
+        keys += [names.channel(shard, subject), names.log(shard, subject)]
+        keys += map(state, ("deleted", "present", "present:version"))
         place = ("", "") if since is None else (since.epoch, since.offset)
-        answer = await self._store.redis.run(script("join"), keys, (_listed(member), *place, newest, STALE_MS))
+        arguments = (_listed(member), *place, newest, STALE_MS, MAX_LISTED)
+        answer = await self._store.redis.run(script("join"), keys, arguments)
         code, now = answer[0].decode(), int(answer[1])
         if code != "ok":
             ban = room_sanction_from("ban", member.user, room_id, answer[2])
@@ -242,19 +172,19 @@ class ChatState:
         answers = await self._store.redis.run(script("keep_members"), keys, arguments)
         return [answer.decode() for answer in answers]
 
-    async def changed_presence(self, known: Mapping[str, bytes]) -> dict[str, tuple[bytes, list[Member]]]:
-        """Who is in those of the rooms where that changed; room → version known before, and now."""
+    async def rooms_now(self, known: Mapping[str, bytes]) -> dict[str, RoomNow]:
+        """Where the rooms' channels are, and who is there; by room, as ``known``, its versions of presence, are."""
         rooms = list(known)
-        found = await self._by_shard(rooms, room, lambda shard, ids: self._changed_presence(shard, ids, known))
-        return {id: now for id, now in zip(rooms, found, strict=True) if now is not None}
+        found = await self._by_shard(rooms, room, lambda shard, ids: self._rooms_now(shard, ids, known))
+        return dict(zip(rooms, found, strict=True))
 
-    async def _changed_presence(
-        self, shard: int, rooms: Sequence[str], known: Mapping[str, bytes]
-    ) -> list[tuple[bytes, list[Member]] | None]:
-        names = ("present", "present:version")
-        keys = [self._store.keys.state(shard, room(id), name) for id in rooms for name in names]
+    async def _rooms_now(self, shard: int, rooms: Sequence[str], known: Mapping[str, bytes]) -> list[RoomNow]:
+        keys: list[str] = []
+        for subject in map(room, rooms):
+            keys += map(partial(self._store.keys.state, shard, subject), ("present", "present:version"))
+            keys.append(self._store.keys.channel(shard, subject))
         answers = await self._store.redis.run(script("present"), keys, (STALE_MS, *(known[id] for id in rooms)))
-        return [(a[0], [member_from(raw) for raw in a[1]]) if len(a) > 1 else None for a in answers]
+        return [_room_now(*answer) for answer in answers]
 
     async def say(self, who: Member, room_id: str, text: str, nonce: str | None, user_now: UserNow) -> Said:
         """Publish one message. ``user_now`` must be fresh. Raises Refused with the reason."""
@@ -307,6 +237,11 @@ class ChatState:
         return answers
 
 
+def _room_now(epoch: bytes | None, offset: bytes | None, version: bytes, present: list[bytes] | None = None) -> RoomNow:
+    place = None if epoch is None or offset is None else Position(epoch.decode(), int(offset))
+    return RoomNow(place, version, None if present is None else [member_from(raw) for raw in present])
+
+
 def _listed(member: Member) -> bytes:
     return orjson.dumps([member.user, member.name, member.node, member.session])
 
@@ -347,5 +282,5 @@ def _snapshot(room_id: str, member: Member, now: int, answer: Sequence[Any]) -> 
         [decode_publication(p) for p in publications],
         deleted_from(deleted),
         room_sanction_from("mute", member.user, room_id, muted),
-        [member_from(raw) for raw in present],
+        present if isinstance(present, int) else [member_from(raw) for raw in present],
     )

@@ -1,9 +1,9 @@
 -- join: let a session into a room, and read the room's state at the offset it has now.
 -- KEYS  1 settings, 2 banned, 3 muted, 4 channel, 5 log, 6 deleted, 7 present, 8 version of present
 -- ARGV  1 presence member, 2 epoch and 3 offset that the client has ("" = none), 4 publications for a newcomer,
---       5 ms a sign of life counts
+--       5 ms a sign of life counts, 6 most sessions that are listed
 -- returns {code, now, banned record or false}, or
---   {"ok", now, settings, muted record or false, epoch, offset, recovered (1, 0), publications, deleted or false, present}
+--   {"ok", now, settings, muted record or false, epoch, offset, recovered (1, 0), publications, deleted or false, present or only their number}
 --
 -- A client's place is known if its epoch is the channel's, or if the log still holds that very publication:
 -- the epoch changes with each life of the server, the log goes on where nothing was lost.
@@ -62,6 +62,9 @@ redis.call('ZADD', KEYS[7], now, ARGV[1])
 redis.call('INCR', KEYS[8])
 redis.call('PEXPIRE', KEYS[7], 2 * ARGV[5])
 redis.call('PEXPIRE', KEYS[8], 2 * ARGV[5])
-local present = redis.call('ZRANGEBYSCORE', KEYS[7], now - ARGV[5], '+inf')
+local present = redis.call('ZCOUNT', KEYS[7], now - ARGV[5], '+inf')
+if present <= tonumber(ARGV[6]) then
+  present = redis.call('ZRANGEBYSCORE', KEYS[7], now - ARGV[5], '+inf')
+end
 return {'ok', digits(now), settings, redis.call('GET', KEYS[3]), epoch, offset, recovered, publications,
   redis.call('GET', KEYS[6]), present}

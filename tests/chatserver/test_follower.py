@@ -12,6 +12,8 @@ from bridge.channels import Channel
 from bridge.client import Bridge
 from bridge.envelope import Position, Publication
 from chatserver.follower import Follower, _after
+from tests.chatserver.conftest import Chat
+from tests.chatserver.unsent import publish_unsent
 from tests.servers import Server
 from tests.waiting import until
 
@@ -200,3 +202,64 @@ async def test_a_publication_that_cannot_be_delivered_holds_up_nothing(
     await publish(operator, 4, 4)
     await until(lambda: len(followed.texts) >= 3)
     assert followed.texts == numbers(2, 4)
+
+
+async def test_what_was_lost_between_subscription_and_snapshot_is_read_from_the_log(
+    operator: Bridge, cut_off: tuple[Followed, Any]
+) -> None:
+    """The snapshot was taken while the subscription was away: what came after it was sent to nobody here."""
+    followed, proxy = cut_off
+    place = await publish(operator, 1, 3)
+    assert place is not None
+    proxy.cut()
+    await publish(operator, 4, 5)
+    proxy.heal()
+    await until(lambda: followed.reconnections)
+    followed.follower.begin(place)
+    await until(lambda: followed.texts == numbers(4, 5))
+
+
+async def test_what_was_lost_without_a_sign_is_read_at_the_second_look(
+    operator: Bridge, cut_off: tuple[Followed, Any]
+) -> None:
+    followed, _ = cut_off
+    followed.follower.begin(Position("", 0))
+    await publish(operator, 1, 2)
+    await until(lambda: followed.texts == numbers(1, 2))
+    place = await publish_unsent(operator, ROOM, {"text": "3"})
+    followed.follower.look(place)
+    await until(lambda: not followed.follower._recovering)
+    assert followed.texts == numbers(1, 2)  # it may be under way
+    followed.follower.look(place)
+    await until(lambda: followed.texts == numbers(1, 3))
+    followed.follower.look(place)
+    followed.follower.look(place)
+    assert not followed.follower._recovering
+
+
+async def test_a_place_that_is_no_further_is_nothing_due(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
+    followed, _ = cut_off
+    followed.follower.begin(Position("", 0))
+    place = await publish(operator, 1, 2)
+    await until(lambda: followed.texts == numbers(1, 2))
+    for earlier in (place, None, Position(place.epoch if place else "", 1)):
+        followed.follower.look(earlier)
+        followed.follower.look(earlier)
+        assert not followed.follower._recovering
+
+
+async def test_members_get_what_was_lost_without_a_sign(chat: Chat) -> None:
+    node = await chat.start_node()
+    await chat.done("room.open", "room:lobby", {})
+    client = await chat.client(node, "u1", "lobby")
+    said = {"user": "u2", "name": "U2", "text": "unsent"}
+    await publish_unsent(chat.bridge, ROOM, said)
+    await client.push("message", text="unsent")
+
+
+async def test_nodes_hear_of_control_events_that_were_lost_without_a_sign(chat: Chat) -> None:
+    node = await chat.start_node()
+    client = await chat.client(node, "u1")
+    flash = {"text": "unsent", "level": "info", "seconds": 5}
+    await publish_unsent(chat.bridge, Channel.control(2), flash, type="notice.flash")
+    await client.push("notice", text="unsent")

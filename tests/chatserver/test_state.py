@@ -10,7 +10,8 @@ import pytest
 from bridge.chat.state import Member
 from bridge.client import Bridge
 from chatserver.frames import Refused, Since
-from chatserver.state import BATCH, LATE_MS, MAX_SESSIONS, OVERDUE_MS, ChatState, Membership, SessionKey
+from chatserver.snapshots import Membership, SessionKey
+from chatserver.state import BATCH, LATE_MS, MAX_SESSIONS, OVERDUE_MS, ChatState
 from tests.servers import Server
 from tests.waiting import until
 
@@ -114,10 +115,22 @@ async def test_many_sessions_and_members_are_kept_in_batches_and_answered_in_ord
     members = [Membership(f"r{i}", Member(f"u{i}", "x", "node-a", f"s{i}"), 1000) for i in range(3 * BATCH)]
     answers = await state.keep_members(members)
     assert {i: answer for i, answer in enumerate(answers) if answer} == {7: "ban", 8: "kick"}
-    changed = await state.changed_presence({m.room: b"" for m in members})
-    assert sorted(changed) == sorted(m.room for m in members if m.room not in ("r7", "r8"))
-    again = await state.changed_presence({room: version for room, (version, _) in changed.items()})
-    assert again == {}
+    changed = await state.rooms_now({m.room: b"" for m in members})
+    told = [id for id, now in changed.items() if now.present]
+    assert sorted(told) == sorted(m.room for m in members if m.room not in ("r7", "r8"))
+    again = await state.rooms_now({room: now.version for room, now in changed.items()})
+    assert [now.present for now in again.values()] == [None] * len(again)
+
+
+async def test_of_a_large_room_newcomers_are_told_only_how_many_are_there(
+    state: ChatState, bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.state.MAX_LISTED", 3)
+    fields = ("title", "Lobby", "state", "open", "slow_mode_s", 0, "opened_at", 1)
+    await bridge.redis.call("HSET", bridge.keys.state(bridge.shard_of("room:r"), "room:r", "settings"), *fields)
+    told = [(await state.join("r", Member(f"u{i}", "x", "node-a", f"s{i}"), None, 50)).present for i in range(5)]
+    assert [len(present) if isinstance(present, list) else present for present in told] == [1, 2, 3, 4, 5]
+    assert [type(present) for present in told] == [list, list, list, int, int]
 
 
 async def test_a_place_of_an_earlier_life_of_the_server_is_known_while_the_log_holds_it(own_server: Server) -> None:

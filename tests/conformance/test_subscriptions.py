@@ -14,6 +14,7 @@ from bridge.connection import Redis
 from bridge.errors import Invalid
 from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Resubscribed, StepFailed, Telemetry
+from tests.chatserver.unsent import publish_unsent
 from tests.conformance.fleet import Fleet
 from tests.proxy import Proxy
 from tests.recorder import Recorder
@@ -178,6 +179,17 @@ async def test_publications_come_in_order_over_a_dropped_connection(proxy: Proxy
     task.cancel()
     await asyncio.wait((task,))
     assert got == list(range(60))
+
+
+async def test_a_publication_lost_without_a_sign_comes_within_seconds(fleet: Fleet, server: Server) -> None:
+    bridge = await fleet.bridge()
+    place = Channel.of_subject("room:lobby", 1)
+    since = await bridge.channels.publish(place, "message", {"text": "0"})
+    async with contextlib.aclosing(bridge.subscribe("room:lobby", since)) as publications:  # type: ignore[type-var]
+        waiting = asyncio.ensure_future(anext(publications))
+        await _subscribed(server)
+        await publish_unsent(bridge, place, {"text": "unsent"})
+        assert (await asyncio.wait_for(waiting, 10)).data == {"text": "unsent"}
 
 
 async def _subscribed(server: Server) -> None:
