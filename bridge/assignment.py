@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from math import inf
 
-from bridge.errors import Fenced
+from bridge.errors import BridgeError, Fenced
 from bridge.keys import Keys
 from bridge.shard_stream import Lease, Occupied, ShardStream
 from bridge.shards import ranking, wanted
@@ -45,6 +45,7 @@ class Assignment:
         self._free_since: dict[int, float] = {}
         self._stopgap_until: dict[int, float] = {}
         self._renewed_at = 0.0
+        self._renewals: dict[int, asyncio.Task[None]] = {}  # under way; a primary that is away is not asked twice
 
     @property
     def workers(self) -> Collection[Worker]:
@@ -54,32 +55,52 @@ class Assignment:
         """Give up what this node ought not to hold, take what it ought to and what nobody takes.
 
         Returns seconds until another look is worth it: when the lease of a node that is gone runs out.
+        What a primary that is away has of it is reported in the end, and the rest is done.
         """
+        faults: list[BaseException] = []
         now = asyncio.get_running_loop().time()
         mine = wanted(self._node, members, len(self._streams))
         for shard, worker in self._workers.items():
             if shard not in mine and now >= self._stopgap_until.get(shard, 0):
                 worker.drain()
-        occupied = await self._acquire([shard for shard in mine if shard not in self._workers])
+        occupied = await self._acquire([shard for shard in mine if shard not in self._workers], faults)
         if self._node in members:
-            await self._take_orphans(members, now)
+            await self._take_orphans(members, now, faults)
+        if faults:
+            raise faults[0]
         return min((other.for_s for other in occupied if other.by not in members), default=inf)
 
     async def renew_overdue(self, after_s: float) -> None:
         """Renew unless that was done within the last ``after_s`` seconds."""
         if asyncio.get_running_loop().time() - self._renewed_at >= after_s:
-            await self.renew()
+            await self.renew(after_s)
 
-    async def renew(self) -> None:
-        """Hold every lease for longer, while draining too: if one lapsed, another node would redo what we finish."""
-        self._renewed_at = asyncio.get_running_loop().time()
+    async def renew(self, within_s: float) -> None:
+        """Hold every lease for longer, while draining too: if one lapsed, another node would redo what we finish.
+
+        Returns after ``within_s`` at the latest: a primary that does not answer must not let other leases lapse.
+        """
+        loop = asyncio.get_running_loop()
+        self._renewed_at = loop.time()
         workers = list(self._workers.values())
-        renewals = (self._streams[worker.shard].renew(worker.lease) for worker in workers)
-        leases = [worker.lease for worker in workers]
-        answers = await asyncio.gather(*renewals, return_exceptions=True)
-        for worker, lease, answer in zip(workers, leases, answers, strict=True):
-            if isinstance(answer, Fenced) and worker.lease is lease:
-                worker.fail(answer)
+        for worker in workers:
+            if worker.shard not in self._renewals:
+                renewal = loop.create_task(self._renew(worker), name=f"renew-{worker.shard}")
+                self._renewals[worker.shard] = renewal
+        if self._renewals:
+            await asyncio.wait(list(self._renewals.values()), timeout=within_s)
+
+    async def _renew(self, worker: Worker) -> None:
+        lease = worker.lease
+        try:
+            await self._streams[worker.shard].renew(lease)
+        except Fenced as error:
+            if worker.lease is lease:
+                worker.fail(error)
+        except BridgeError:  # whoever needs the shard hears of it; the next renewal is soon
+            pass
+        finally:
+            del self._renewals[worker.shard]
 
     async def drain(self) -> None:
         """Give up everything, in good order; returns when all workers have ended."""
@@ -90,24 +111,24 @@ class Assignment:
 
     async def abandon(self) -> None:
         """Stop at once, leaving the leases to run out."""
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *self._renewals.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _acquire(self, shards: Sequence[int]) -> list[Occupied]:
+    async def _acquire(self, shards: Sequence[int], faults: list[BaseException]) -> list[Occupied]:
         leases = await asyncio.gather(*(self._streams[s].acquire(self._owner) for s in shards), return_exceptions=True)
         for shard, lease in zip(shards, leases, strict=True):
             if isinstance(lease, Lease):
                 self._begin(shard, lease)
-        for lease in leases:
-            if isinstance(lease, BaseException):
-                raise lease
+        faults += [lease for lease in leases if isinstance(lease, BaseException)]
         return [lease for lease in leases if isinstance(lease, Occupied)]
 
-    async def _take_orphans(self, members: Sequence[str], now: float) -> None:
+    async def _take_orphans(self, members: Sequence[str], now: float, faults: list[BaseException]) -> None:
         """Lists of nodes have blind spots: a lease that stays free is taken by the next in rendezvous order."""
         others = [shard for shard in range(len(self._streams)) if shard not in self._workers]
-        holders = await asyncio.gather(*(self._streams[shard].holder() for shard in others))
+        holders = await asyncio.gather(*(self._streams[s].holder() for s in others), return_exceptions=True)
+        faults += [holder for holder in holders if isinstance(holder, BaseException)]
         free = {shard for shard, holder in zip(others, holders, strict=True) if holder is None}
         self._free_since = {shard: self._free_since.get(shard, now) for shard in free}
         overdue = []
@@ -116,7 +137,7 @@ class Assignment:
             if rank and now - since > FREE_TOO_LONG_S + rank * _PER_RANK_S:
                 overdue.append(shard)
                 self._stopgap_until[shard] = now + _STOPGAP_S
-        await self._acquire(overdue)
+        await self._acquire(overdue, faults)
 
     def _begin(self, shard: int, lease: Lease) -> None:
         worker = self._workers[shard] = self._make_worker(self._streams[shard], lease)

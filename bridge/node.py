@@ -95,6 +95,7 @@ class Node:
         self._stirred = asyncio.Event()
         self._telling: asyncio.Task[None] | None = None
         self._ousted: NameTaken | None = None
+        self._assigning: asyncio.Task[float] | None = None
         self._news = False  # something that the others have not been told of
         self._rates: dict[int, tuple[int, float]] = {}  # shard → handled when last counted, commands per second
 
@@ -113,10 +114,14 @@ class Node:
             try:
                 await stopping.wait()
                 await beating
+                await self._last_look()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(drain_s):
                         await self._drain()
             finally:
+                if self._assigning is not None:
+                    self._assigning.cancel()
+                    await self._last_look()
                 await self._assignment.abandon()
                 self._handling.closing = True
                 await self._lanes.close()
@@ -133,13 +138,28 @@ class Node:
 
         Leases are renewed with it, so that a killed node is missed in the list just when its leases run out.
         """
-        members, _ = await asyncio.gather(self._heartbeat(), self._assignment.renew())
+        members, _ = await asyncio.gather(self._heartbeat(), self._assignment.renew(self._beat_s / 2))
         if members != self._members:
             first, self._members = not self._members, members
             self._telemetry.emit(MembersChanged(self.name, members))
             if first:
                 self._tell_others()
-        return min(self._beat_s, self._next_death_s, await self._assignment.step(members)) + _PAST_S
+        return min(self._beat_s, self._next_death_s, await self._assign(members)) + _PAST_S
+
+    async def _assign(self, members: Sequence[str]) -> float:
+        """One look at the shards. Where a primary keeps it waiting, it goes on beside the next heartbeats."""
+        if self._assigning is None:
+            self._assigning = asyncio.get_running_loop().create_task(self._assignment.step(members), name="assign")
+        done, _ = await asyncio.wait((self._assigning,), timeout=self._beat_s)
+        if not done:
+            return inf
+        look, self._assigning = self._assigning, None
+        return look.result()
+
+    async def _last_look(self) -> None:
+        """Until nothing more is acquired."""
+        if self._assigning is not None:
+            await asyncio.gather(self._assigning, return_exceptions=True)
 
     async def _renew_overdue(self) -> None:
         await self._assignment.renew_overdue(self._beat_s)

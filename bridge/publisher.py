@@ -27,13 +27,15 @@ from bridge.envelope import (
     outcome_rest,
     shard_of_id,
 )
-from bridge.errors import Conflict, Invalid, NotFound, UnknownType
+from bridge.errors import Conflict, Invalid, NotFound, UnknownType, Unreachable
 from bridge.inspector import Inspector
 from bridge.registry import Registry
 from bridge.shard_stream import ShardStream
 from bridge.shards import shard_of
 
 _TYPES_FRESH_S = 1.0
+_TYPES_TRUSTED_S = 30.0  # while the nodes' primary is away; the shards' own may be there
+_TYPES_WAIT_S = 0.1  # for a better answer than a trusted one
 MAX_AHEAD_S = 366 * 86_400
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -133,25 +135,41 @@ class Publisher:
     async def _check_nodes(self, type: str) -> None:
         """A type that some live node does not know would die there: refuse it now.
 
-        The answer is kept for a second, and everybody who asks meanwhile shares the one look.
+        The answer is kept for a second, and everybody who asks meanwhile shares the one look. A good one
+        stands for longer where nobody answers.
         """
         lacking = self._lacking.get(type)
         if lacking is None or lacking.is_old():
             look = asyncio.get_running_loop().create_task(self._inspector.lacking(type))
-            lacking = self._lacking[type] = _Lacking(look)
+            lacking = self._lacking[type] = _Lacking(look, lacking)
         if not lacking.look.done():
-            await asyncio.wait((lacking.look,))
-        nodes = lacking.look.result()
+            await asyncio.wait((lacking.look,), timeout=_TYPES_WAIT_S if lacking.is_trusted() else None)
+        try:
+            nodes = lacking.look.result()
+        except (asyncio.InvalidStateError, Unreachable):
+            if not lacking.is_trusted():
+                raise
+            return
         if nodes:
             raise UnknownType(type, nodes=nodes)
 
 
 class _Lacking:
-    """Which live nodes lack a type, as one look says."""
+    """Which live nodes lack a type, as one look says; ``before`` is the look before it."""
 
-    def __init__(self, look: asyncio.Task[list[str]]) -> None:
+    def __init__(self, look: asyncio.Task[list[str]], before: _Lacking | None) -> None:
         self.look = look
         self._asked = asyncio.get_running_loop().time()
+        self._good_at: float = before._good_at if before is not None else -_TYPES_TRUSTED_S
+        look.add_done_callback(self._note)
+
+    def _note(self, look: asyncio.Task[list[str]]) -> None:
+        if not look.cancelled() and look.exception() is None:
+            self._good_at = -_TYPES_TRUSTED_S if look.result() else self._asked
+
+    def is_trusted(self) -> bool:
+        """Whether no live node lacked it when the nodes were seen last, not long ago."""
+        return asyncio.get_running_loop().time() - self._good_at < _TYPES_TRUSTED_S
 
     def is_old(self) -> bool:
         """Whether it is worth another look: after a second, and at once where the answer was not good."""

@@ -48,8 +48,7 @@ class Party:
                         url,
                         registry=registry,
                         telemetry=events.telemetry,
-                        timeout=TIMEOUT_S,
-                        **{"shards": SHARDS, **settings},
+                        **{"shards": SHARDS, "timeout": TIMEOUT_S, **settings},
                     )
                 )
 
@@ -196,7 +195,12 @@ class Broadcasts:
 
 def write_gap(load: Load) -> float:
     """Longest time in which a room's commands were not accepted, in seconds."""
-    return max(_gap([int(id.split("-")[1]) / 1000 for id in ids]) for ids in load.accepted.values())
+    return max(gap_of(load, room) for room in load.rooms)
+
+
+def gap_of(load: Load, room: str) -> float:
+    """The same for one room."""
+    return _gap([int(id.split("-")[1]) / 1000 for id in load.accepted[room]])
 
 
 def longest_wait(books: Audit) -> float:
