@@ -30,6 +30,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def detection_ms() -> int:
+    """Nodes are processes with settings as they come: their calls may take a second."""
+    return 2000
+
+
+@pytest.fixture
 def chance(seed: int, request: pytest.FixtureRequest) -> random.Random:
     """Random choices that ``--seed`` repeats."""
     return random.Random(f"{seed} {request.node.name}")

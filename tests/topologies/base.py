@@ -54,6 +54,7 @@ class Topology(ABC):
     """Several servers that belong together; ``url`` is what the bridge connects to."""
 
     kind: ClassVar[str]
+    detection: ClassVar[str]  # option: ms until a lost primary is noticed; "" = nobody replaces it
     forgets: ClassVar[bool] = True  # a primary's last writes, where a replica takes its place
 
     def __init__(self, engine: str) -> None:

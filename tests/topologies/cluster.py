@@ -21,6 +21,7 @@ class ManyServers(Topology):
     """Three primaries with a replica each, or as many as asked for: a Redis Cluster."""
 
     kind = "cluster"
+    detection = "node_timeout_ms"
 
     def __init__(
         self, engine: str, *, primaries: int = 3, replicas: int = 1, node_timeout_ms: int = 1000, **config: str

@@ -12,6 +12,7 @@ from tests.servers import DEFAULT_ENGINE, ENGINES, Server, require
 from tests.topologies import KINDS, ManyServers, Topology, Watched
 
 Place = tuple[str, str]  # kind, engine
+Shared = dict[tuple[Place, int], Topology]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,23 +31,30 @@ def places(kinds: Iterable[str], engines: Iterable[str], *, slow: Callable[[Plac
 
 
 @pytest.fixture(scope="session")
-def shared_topologies() -> Iterator[dict[Place, Topology]]:
-    topologies: dict[Place, Topology] = {}
+def shared_topologies() -> Iterator[Shared]:
+    topologies: Shared = {}
     yield topologies
     for topology in topologies.values():
         topology.destroy()
 
 
 @pytest.fixture
+def detection_ms() -> int:
+    """After which a lost primary is noticed: twice what a call of the test's clients may take, at least."""
+    return 1000
+
+
+@pytest.fixture
 async def topology(
-    place: Place, shared_topologies: dict[Place, Topology], shared_servers: dict[str, Server]
+    place: Place, detection_ms: int, shared_topologies: Shared, shared_servers: dict[str, Server]
 ) -> AsyncIterator[Topology]:
     """Healthy and empty; a test may kill, stop and move what it likes. The next test of its kind gets it healed."""
     kind, engine = place
     require(engine)
-    topology = shared_topologies.get(place)
+    topology = shared_topologies.get((place, detection_ms))
     if topology is None:
-        topology = shared_topologies[place] = await KINDS[kind].launch(engine)
+        options = {option: detection_ms for option in (KINDS[kind].detection,) if option}
+        topology = shared_topologies[place, detection_ms] = await KINDS[kind].launch(engine, **options)
         # It stays for other tests: the check for processes left behind knows these.
         shared_servers |= {f"{kind} {server.directory}": server for server in topology.everybody}
     yield topology
@@ -55,7 +63,7 @@ async def topology(
     except Exception:  # this test broke it; the next one gets another
         for server in topology.everybody:
             del shared_servers[f"{kind} {server.directory}"]
-        shared_topologies.pop(place).destroy()
+        shared_topologies.pop((place, detection_ms)).destroy()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ class Watched(Topology):
     """A primary, two replicas and three sentinels that watch them."""
 
     kind = "sentinel"
+    detection = "down_after_ms"
 
     def __init__(
         self, engine: str, *, replicas: int = 2, sentinels: int = 3, down_after_ms: int = 1000, **config: str

@@ -11,6 +11,7 @@ class OneServer(Topology):
     """A server on a unix socket."""
 
     kind = "standalone"
+    detection = ""
     forgets = False
 
     def __init__(self, engine: str, **config: str) -> None:

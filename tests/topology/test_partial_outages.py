@@ -24,7 +24,7 @@ SETTINGS = {"timeout": 1.0}  # as services have it: longer than what is left of 
 async def test_while_a_primary_is_away_other_shards_go_on(
     start_topology: Callable[..., Awaitable[ManyServers]], events: Recorder, whose: str, figures: Figures
 ) -> None:
-    cluster = await start_topology(ManyServers, cluster_require_full_coverage="no")
+    cluster = await start_topology(ManyServers, node_timeout_ms=2000, cluster_require_full_coverage="no")
     async with Party.meet(cluster.url, events, nodes=("node-a", "node-b", "node-c"), **SETTINGS) as party:
         keys, shard_of = party.publisher.keys, party.publisher.shard_of
         of_nodes = await cluster.owner(keys.live)
