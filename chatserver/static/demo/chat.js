@@ -116,14 +116,14 @@ function hear(event) {
       face(me.user, me.name, $('me-face'))
       $('me-name').textContent = me.name
       $('me-id').textContent = me.user
-      return link('well', node)
+      return link('well', `Connected to ${node}`)
     case 'reconnecting':
       return link('busy', 'Reconnecting …')
     case 'resumed':
       there.take(event)
       if (!event.recovered) log.atEnd = true
       link('well', `Resumed on ${node}`)
-      setTimeout(() => $('link').textContent.startsWith('Resumed') && link('well', node), RESUMED_MS)
+      setTimeout(() => $('link').textContent.startsWith('Resumed') && link('well', `Connected to ${node}`), RESUMED_MS)
       break
     case 'left':
       put(there, event.code, `${refusal(event)}.`)
@@ -258,7 +258,6 @@ function draw(how) {
   $('room-state').textContent = room.state === 'open' ? `slow mode ${room.slow} s` : room.state
   $('people').textContent = room.joined ? people(room.people) : ''
   $('empty').textContent = 'Nobody has said anything here yet. Say hello!'
-  $('composer').hidden = Boolean(room.out)
   drawRooms()
   if ($('scroll').scrollHeight <= $('scroll').clientHeight) older()
 }

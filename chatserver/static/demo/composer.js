@@ -49,6 +49,7 @@ export class Composer {
     this.button.hidden = !button
     this.button.textContent = button
     this.text.disabled = Boolean(words)
+    this.form.hidden = Boolean(words) && !this.text.value // a draft stays in sight
     this.text.placeholder = words ? '' : `Message ${room.title}`
     this.text.setAttribute('aria-label', `Message ${room.title}`)
     this.send.disabled = Boolean(words) || wait > 0 || !this.text.value.trim() || this.over() > 0
