@@ -28,6 +28,7 @@ from chatserver.state import ChatState
 log = structlog.get_logger(__name__)
 
 SIGN_OF_LIFE_S = 10.0  # between two of every session and member; whoever lost their place is noticed then
+REPORT_AGAIN_S = 30.0  # receipts so old are surely on every replica
 _EMPTY = Position("", 0)
 
 
@@ -73,6 +74,12 @@ class Control:
     def check_soon(self) -> None:
         """Look at the state of all sessions and members at the next step."""
         self._to_check |= {"users", "rooms"}
+
+    def reconnected(self) -> None:
+        """Something may have been missed; and a server that took over may lack what was written last."""
+        self.check_soon()
+        for command_id in self._applied.within(REPORT_AGAIN_S):
+            self._reporter.report(command_id, self._applied.sessions(command_id))
 
     async def step(self) -> None:
         """Give signs of life of all sessions and members, and part with those that have no place any more."""

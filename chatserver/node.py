@@ -164,7 +164,7 @@ class ChatNode:
                 spawn=self._spawn,
                 deliver=deliver,
                 lost=lost,
-                reconnected=lambda: control.check_soon(),  # noqa: PLW0108 - it does not exist yet
+                reconnected=lambda: control.reconnected(),  # noqa: PLW0108 - it does not exist yet
             )
 
         self.reporter = Reporter(bridge.receipts, settings.node_name, bridge.shards)

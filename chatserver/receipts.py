@@ -7,8 +7,10 @@ fail-over took back is repeated): nobody is told or disconnected twice, and the 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, defaultdict
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Final
 
 import structlog
@@ -25,25 +27,39 @@ MAX_UNWRITTEN: Final = 10_000  # receipts while Redis is away; then the oldest g
 _BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.05, 1.0
 
 
+@dataclass(slots=True)
+class _Command:
+    at: float  # when its first event was applied, by the monotonic clock
+    events: dict[str, int] = field(default_factory=dict)  # with the sessions that each touched
+
+
 class Applied:
     """Which events of which commands were applied here lately, and how many sessions each touched."""
 
     def __init__(self, most: int = REMEMBERED) -> None:
         self._most = most
-        self._commands: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._commands: OrderedDict[str, _Command] = OrderedDict()
 
     def knows(self, command_id: str, event: str) -> bool:
-        return event in self._commands.get(command_id, ())
+        command = self._commands.get(command_id)
+        return command is not None and event in command.events
 
     def note(self, command_id: str, event: str, sessions: int) -> None:
         """A command may have several events, such as an unmute and the shadow mute that it hides."""
-        self._commands.setdefault(command_id, {})[event] = sessions
+        if command_id not in self._commands:
+            self._commands[command_id] = _Command(time.monotonic())
+        self._commands[command_id].events[event] = sessions
         if len(self._commands) > self._most:
             self._commands.popitem(last=False)
 
     def sessions(self, command_id: str) -> int:
         """How many sessions the command touched; its events are about the same ones."""
-        return max(self._commands[command_id].values())
+        return max(self._commands[command_id].events.values())
+
+    def within(self, seconds: float) -> list[str]:
+        """Commands that were applied so lately, the last one first."""
+        since = time.monotonic() - seconds
+        return list(takewhile(lambda id: self._commands[id].at >= since, reversed(self._commands)))
 
 
 class Reporter:

@@ -251,8 +251,8 @@ def _user_now(user_id: str, now: int, sanctions: bytes | None, kicked_at: bytes 
 
 
 def _warning(raw: bytes | None, *, since: int) -> Mapping[str, Any] | None:
-    warning = None if raw is None else orjson.loads(raw)
-    return warning if warning is not None and warning.pop("at") >= since else None
+    warning = orjson.loads(raw) if raw else None
+    return warning if warning and warning.pop("at") >= since else None
 
 
 def _verdict(user_now: UserNow) -> str:

@@ -123,6 +123,11 @@ MUTANTS = (
         ("tests/chatserver/test_receipts.py", "-k", "again"),
     ),
     Mutant(
+        "receipts written again", "chatserver/control.py",
+        "for command_id in self._applied.within(REPORT_AGAIN_S):", "for command_id in list[str]():",
+        ("tests/chatserver/test_receipts.py", "-k", "took_back"),
+    ),
+    Mutant(
         "reload at start", "chatserver/control.py",
         "        self._reload()  # what was read before", "        # what was read before",
         ("tests/chatserver/test_control.py", "-k", "starts"),

@@ -135,6 +135,26 @@ async def _said_by(chat: Chat, outcome: Outcome, given: list[str], missing: list
     return ([touched.node for touched in answers.receipts], list(answers.missing)) == (given, missing)
 
 
+async def test_what_a_fail_over_took_back_of_the_answers_is_written_again(
+    chat: Chat, server: Server, start_proxy: Callable[..., Any]
+) -> None:
+    proxy = await start_proxy(server)
+    node = await chat.start_node("node-a", redis_url=proxy.url)
+    await chat.client(node, "u1")
+    outcome = await chat.done("user.mute", "user:u1", {"seconds": 600})
+    assert await said(chat, outcome) == {"node-a": 1}
+    await chat.bridge.redis.call("DEL", chat.bridge.keys.receipts(chat.bridge.shard_of("user:u1"), outcome.id))
+    proxy.drop()
+    assert await said(chat, outcome) == {"node-a": 1}
+
+
+async def test_a_burst_is_answered_completely_by_every_node(chat: Chat, two_nodes: Pair) -> None:
+    await chat.client(two_nodes[0], "u7")
+    outcomes = await asyncio.gather(*(chat.done("user.warn", f"user:u{i}", {"text": "x"}) for i in range(200)))
+    answers = await asyncio.gather(*(said(chat, outcome) for outcome in outcomes))
+    assert answers == [{"node-a": int(i == 7), "node-b": 0} for i in range(200)]
+
+
 async def test_a_node_that_came_later_or_left_in_good_order_is_not_missed(chat: Chat, two_nodes: Pair) -> None:
     outcome = await chat.done("user.kick", "user:u1")
     await said(chat, outcome)
@@ -269,3 +289,5 @@ def test_what_was_applied_is_forgotten_in_time() -> None:
         applied.note(f"1-{i}-1", "sanction kick", i)
     assert [applied.knows(f"1-{i}-1", "sanction kick") for i in range(3)] == [False, True, True]
     assert not applied.knows("1-2-1", "sanction mute")
+    assert applied.within(60) == ["1-2-1", "1-1-1"]
+    assert applied.within(-1) == []
