@@ -162,6 +162,7 @@ class System:
             "CHATSERVER_NODE_NAME": name,
             "CHATSERVER_JWT_KEY": SECRET,
             "CHATSERVER_LOG_JSON": "true",
+            "CHATSERVER_ORIGINS": "none",
             "CHATSERVER_DRAIN_SECONDS": "5",
         }
 
