@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from bridge.cli_chat import put_load, ws_probe
+from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
 from bridge.errors import BridgeError, Misconfigured
 from bridge.printing import print_command, print_findings, print_json, print_list, print_table, text
 
@@ -34,14 +36,9 @@ app = typer.Typer(
 dead = typer.Typer(help="Commands that could not be handled: look at them, put them back, discard them.",
                    no_args_is_help=True)  # fmt: skip
 app.add_typer(dead, name="dead")
+app.command("ws-probe")(ws_probe)
+app.command("load")(put_load)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Url = Annotated[str, typer.Option("--url", envvar="BACKOFFICE_URL", help="Where the back office is.")]
-Token = Annotated[
-    str | None,
-    typer.Option("--token", envvar="BACKOFFICE_TOKEN", show_default=False,
-                 help="Who you are to it; file:PATH reads it from a file."),
-]  # fmt: skip
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
 Payload = Annotated[str | None, typer.Option("--payload", help="A JSON object instead of the command's own payload.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for those who read about it later.")]
@@ -52,8 +49,6 @@ OfSubject = Annotated[str | None, typer.Option("--subject", help="Only commands 
 OfCode = Annotated[str | None, typer.Option("--code", help="Only this cause, such as timed_out.")]
 OfShard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard.")]
 All = Annotated[bool, typer.Option("--all", help="Every dead letter that was not put back yet.")]
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 def main() -> None:
@@ -277,11 +272,10 @@ def _call(
 
     if not token:
         raise typer.BadParameter("no token; give --token, or set BACKOFFICE_TOKEN.")
-    if token.startswith("file:"):
-        token = _read(Path(token.removeprefix("file:")))
+    own = secret(token)
 
     async def call() -> Any:
-        async with RestApi.connect(url, token) as api:
+        async with RestApi.connect(url, own) as api:
             return await api.call(method, path, body, **how)
 
     return asyncio.run(call())
@@ -333,13 +327,6 @@ def _object(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise typer.BadParameter(f'{what} is no JSON object, such as {{"user": "u7"}}.')
     return value
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {path}: {error.strerror}.") from None
 
 
 def _quote(part: str) -> str:

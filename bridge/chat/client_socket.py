@@ -53,8 +53,17 @@ class Socket:
         self._gone: Lost | Closed | None = None
 
     @classmethod
-    async def open(cls, url: str, token: str, client: Mapping[str, str]) -> Self:
-        """Connect and authenticate. Raises Lost, Closed, Misconfigured."""
+    async def open(
+        cls,
+        url: str,
+        token: str,
+        client: Mapping[str, str],
+        passed: Callable[[str], None] = lambda stage: None,
+    ) -> Self:
+        """Connect and authenticate; ``passed`` is told ``connect``, ``hello``, ``auth`` as they succeed.
+
+        Raises Lost, Closed, Misconfigured, ChatError for a token that does not fit a frame.
+        """
         connection: ClientConnection | None = None
         try:
             async with asyncio.timeout(OPEN_S):
@@ -62,8 +71,9 @@ class Socket:
                     url, subprotocols=[Subprotocol(PROTOCOL)], compression=None, open_timeout=None,
                     ping_interval=None, close_timeout=CLOSE_S, max_size=MAX_ANSWER_BYTES,
                 )  # fmt: skip
+                passed("connect")
                 socket = cls(connection, url)
-                await socket._introduce(token, client)
+                await socket._introduce(token, client, passed)
                 return socket
         except InvalidURI as error:
             raise Misconfigured(f"{url!r} is no address of a chat node; it looks like ws://HOST:PORT/ws") from error
@@ -76,11 +86,12 @@ class Socket:
             await _give_up(connection)
             raise
 
-    async def _introduce(self, token: str, client: Mapping[str, str]) -> None:
+    async def _introduce(self, token: str, client: Mapping[str, str], passed: Callable[[str], None]) -> None:
         try:
             self.hello = orjson.loads(await self._connection.recv(decode=False))
             if self.hello.get("type") != "hello" or self.hello.get("protocol") != PROTOCOL:
                 raise Lost(f"it does not speak {PROTOCOL}")
+            passed("hello")
             id = next(self._ids)
             await self._send({"type": "auth", "id": id, "token": token, "client": dict(client)})
             while (answer := orjson.loads(await self._connection.recv(decode=False))).get("id") != id:
@@ -92,6 +103,7 @@ class Socket:
         if answer["type"] == "error":
             retry_ms = answer.get("retry_after_ms")
             raise Lost(f"{answer['code']}: {answer['message']}", after_s=retry_ms and retry_ms / 1000)
+        passed("auth")
         self.ready, self.frame_bytes = answer, answer["limits"]["frame_bytes"]
         self._heard_at = self._loop.time()
 
