@@ -75,7 +75,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_the_command_line_are_there(page: Path) -> None:
     root: Any = typer.main.get_command(cli.app)
-    for line in re.findall(r"chatbridge ((?:dead )?[a-z]+)", page.read_text()):
+    for line in re.findall(r"chatbridge ((?:dead )?[a-z]+(?:-[a-z]+)*)", page.read_text()):
         first, *rest = line.split()
         assert first in root.commands or first in ("backoffice",), line
         if first == "dead" and rest:
