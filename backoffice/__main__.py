@@ -26,6 +26,8 @@ from bridge.registry import load_plugins
 
 log = structlog.get_logger("backoffice")
 
+JOURNAL = Path("backoffice-data", "journal")  # below the working directory, unless BRIDGE_JOURNAL says otherwise
+
 
 def main() -> None:
     """Exit status 0 after a clean stop, 1 where it could not serve, 2 for settings that cannot be used."""
@@ -36,6 +38,8 @@ def main() -> None:
     configure()
     try:
         settings, bridge = load(BackofficeSettings), load(BridgeSettings)
+        if "journal" not in bridge.model_fields_set:
+            bridge = bridge.model_copy(update={"journal": JOURNAL})
         load_plugins(bridge.plugins)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(serve(settings, bridge, options.ready_file))

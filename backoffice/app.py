@@ -32,7 +32,17 @@ from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.findings import REFUSE, UNKNOWN, WARN
 from bridge.registry import Registry, default
-from bridge.telemetry import Connected, Disconnected, FaultCleared, FaultFound, StepFailed, Telemetry
+from bridge.telemetry import (
+    Connected,
+    Disconnected,
+    FaultCleared,
+    FaultFound,
+    NotReplayed,
+    Replayed,
+    StepFailed,
+    Superseded,
+    Telemetry,
+)
 
 log = structlog.get_logger(__name__)
 _LEVELS = {REFUSE: logging.ERROR, WARN: logging.WARNING, UNKNOWN: logging.INFO}  # of findings
@@ -77,7 +87,7 @@ def make_app(
 
 
 def _log(event: object) -> None:
-    """Lost and found connections; what a single request met is in its answer."""
+    """Lost and found connections, and what came of a fail-over; what a single request met is in its answer."""
     match event:
         case Disconnected(server=server, cause=cause):
             log.warning("disconnected", server=server, cause=cause)
@@ -89,6 +99,14 @@ def _log(event: object) -> None:
             log.log(_LEVELS[event.severity], "self-check", **asdict(event))
         case FaultCleared(severity=severity, code=code, server=server):
             log.info("self-check: cleared", severity=severity, code=code, server=server)
+        case Replayed(shard=shard, put_back=put_back) if put_back:
+            log.warning("lost commands were put back", shard=shard, commands=put_back, took_s=round(event.took_s, 3))
+        case Superseded(shard=shard, id=id, subject=subject):
+            log.error(
+                "a lost command is a dead letter: its subject has had later ones", id=id, shard=shard, subject=subject
+            )
+        case NotReplayed(operation=operation, id=id, cause=cause):
+            log.error("a lost operation was not done again", operation=operation, id=id, cause=cause)
 
 
 def routes(settings: BackofficeSettings) -> tuple[Route, ...]:

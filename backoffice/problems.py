@@ -18,7 +18,10 @@ from bridge.errors import (
     Invalid,
     InvalidPayload,
     NotFound,
+    NotRecorded,
+    NotReplicated,
     Overloaded,
+    Replaying,
     ServerFull,
     TooLarge,
     UnknownType,
@@ -47,6 +50,7 @@ CODES: dict[str, tuple[int, str]] = {
     "overloaded": (429, "Too much is waiting"),
     "internal": (500, "Something broke here"),
     "unavailable": (503, "Redis is not available"),
+    "not_replicated": (503, "Not enough replicas have the command yet"),
 }
 
 _OWN_CODE = ("unknown_type", "idempotency_mismatch")
@@ -141,6 +145,12 @@ def from_error(error: BridgeError, *, prefix: str = "", **members: Any) -> Probl
             return retry("overloaded", str(error), error.retry_after_s, **members)
         case ServerFull():
             return retry("unavailable", str(error), RETRY_FULL_S, **members)
+        case Replaying():
+            return retry("unavailable", str(error), error.retry_after_s, **members)
+        case NotReplicated():
+            return retry("not_replicated", str(error), RETRY_UNREACHABLE_S, **members)
+        case NotRecorded():
+            return retry("unavailable", f"{error}; repeat it with the same key", RETRY_FULL_S, **members)
         case Unreachable():
             return unreachable(**members)
         case _:  # an answer of Redis for which there is no rule: loading, busy, a server that lost its role

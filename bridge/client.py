@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from bridge.outcomes import Outcomes
 from bridge.publisher import Publisher, Receipt
 from bridge.receipts import Receipts
 from bridge.registry import Registry, default
+from bridge.replay import Replay
 from bridge.scripts import script
 from bridge.self_check import SelfCheck
 from bridge.shard_stream import SCRIPTS as STREAM_SCRIPTS
@@ -61,6 +62,8 @@ class Bridge:
         registry: Registry,
         telemetry: Telemetry,
         self_check: SelfCheck,
+        streams: Sequence[ShardStream],
+        replay: Replay | None = None,
     ) -> None:
         self.settings, self.redis, self.subscriptions = settings, redis, subscriptions
         self.self_check = self_check
@@ -69,11 +72,12 @@ class Bridge:
         self.keys = Keys(settings.namespace)
         self.channels = Channels(redis, self.keys, settings)
         self.inspector = Inspector(redis, self.keys, self.shards, dead_after_s=settings.lease_seconds)
-        self.streams = [ShardStream(redis, self.keys, shard, settings) for shard in range(self.shards)]
+        self.streams = streams
         self.outcomes = Outcomes(self.inspector, self.keys, self.shards, subscriptions)
-        self.publisher = Publisher(self.streams, registry, self.inspector, settings)
+        self.replay = replay  # None: no journal
+        self.publisher = Publisher(self.streams, registry, self.inspector, replay)
         self.receipts = Receipts(redis, self.keys, settings)
-        self.dead = DeadLetters(redis, self.keys, self.streams, registry)
+        self.dead = DeadLetters(redis, self.keys, self.streams, registry, replay)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -107,7 +111,13 @@ class Bridge:
             subscriptions = Subscriptions(redis, telemetry=telemetry)
             receiving = asyncio.create_task(subscriptions.run(), name="subscriptions")
             stack.push_async_callback(_end, receiving)
-            bridge = cls(config, redis, subscriptions, registry, telemetry, check)
+            keys = Keys(config.namespace)
+            streams = [ShardStream(redis, keys, shard, config) for shard in range(config.shards)]
+            replay = None
+            if config.journal is not None:
+                running = Replay.running(config.journal, redis, keys, streams, config, telemetry)
+                replay = await stack.enter_async_context(running)
+            bridge = cls(config, redis, subscriptions, registry, telemetry, check, streams, replay)
             stack.push_async_callback(bridge.outcomes.close)
             yield bridge
 

@@ -106,7 +106,14 @@ class BridgeSettings(Settings):
     channel_length: int = Field(1000, ge=10, le=1_000_000)
     history_length: int = Field(1000, ge=10, le=1_000_000)
     allow_volatile: bool = False
+    journal: Path | None = None  # a directory; None or "off": this process keeps none
+    wait_replicas: int = Field(0, ge=0, le=10)
     plugins: Annotated[tuple[str, ...], NoDecode] = ()
+
+    @field_validator("journal", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value == "off" else value
 
     @field_validator("plugins", mode="before")
     @classmethod

@@ -14,10 +14,21 @@ from typing import Any
 import orjson
 
 from bridge.connection import Redis
-from bridge.envelope import check_subject, read_netstrings, shard_of_id
-from bridge.errors import Invalid, Overloaded, UnknownType
+from bridge.envelope import (
+    Failure,
+    check_subject,
+    decode_or_stand_in,
+    netstrings,
+    outcome_head,
+    outcome_rest,
+    read_netstrings,
+    shard_of_id,
+)
+from bridge.errors import Invalid, Overloaded, Replaying, UnknownType
+from bridge.journal import Row
 from bridge.keys import Keys
 from bridge.registry import Registry
+from bridge.replay import Replay
 from bridge.shard_stream import ShardStream
 
 CODES = ("undecodable", "unknown_version", "unknown_type", "too_large", "attempts_used_up", "killed_its_node",
@@ -65,8 +76,16 @@ class BulkResult:
 class DeadLetters:
     """See the module."""
 
-    def __init__(self, redis: Redis, keys: Keys, streams: Sequence[ShardStream], registry: Registry) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        streams: Sequence[ShardStream],
+        registry: Registry,
+        replay: Replay | None = None,
+    ) -> None:
         self._redis, self._keys, self._streams, self._registry = redis, keys, streams, registry
+        self._replay = replay
 
     async def page(
         self,
@@ -143,7 +162,7 @@ class DeadLetters:
         skipped: list[tuple[str, str]] = []
         for id in dict.fromkeys(ids):
             letter = letters.get(id)
-            if letter is not None and (dry_run or await self._streams[letter.shard].discard(letter.entry_id, id)):
+            if letter is not None and (dry_run or await self._discard_one(letter)):
                 done.append((id, None))
             else:
                 skipped.append((id, "not_found"))
@@ -165,10 +184,40 @@ class DeadLetters:
         if dry_run:
             return None, None
         try:
-            word, new_id = await self._streams[letter.shard].requeue(letter.entry_id, letter.id, fields)
-        except Overloaded:
+            word, new_id = await self._repeat(letter, fields)
+        except (Overloaded, Replaying):
             return "overloaded", None
         return {"requeued": None, "already": "already_requeued", "gone": "not_found"}[word], new_id
+
+    async def _repeat(self, letter: DeadLetter, fields: Sequence[bytes]) -> tuple[str, str | None]:
+        stream = self._streams[letter.shard]
+        if self._replay is None:
+            return await stream.requeue(letter.entry_id, letter.id, fields)
+
+        def row(answer: tuple[str, str | None], incarnation: str) -> Row | None:
+            word, id = answer
+            if id is None or word != "requeued":
+                return None
+            whole = netstrings([*fields, b"id", id.encode()])
+            return Row(letter.shard, incarnation, time.time(), "requeue", id, letter.subject or "", origin=letter.id,
+                       letter=letter.entry_id, fields=whole)  # fmt: skip
+
+        return await self._replay.accept(
+            letter.shard, lambda knows: stream.requeue(letter.entry_id, letter.id, fields, knows=knows), row
+        )
+
+    async def _discard_one(self, letter: DeadLetter) -> bool:
+        stream = self._streams[letter.shard]
+        if self._replay is None:
+            return await stream.discard(letter.entry_id, letter.id)
+
+        def row(gone: bool, incarnation: str) -> Row | None:
+            return Row(letter.shard, incarnation, time.time(), "discard", letter.id, letter=letter.entry_id,
+                       extra=_obituary(letter)) if gone else None  # fmt: skip
+
+        return await self._replay.accept(
+            letter.shard, lambda knows: stream.discard(letter.entry_id, letter.id, knows=knows), row
+        )
 
     def _check_payload(self, letter: DeadLetter | None, payload: Mapping[str, Any]) -> None:
         if letter is None or letter.type is None or letter.subject is None:
@@ -270,6 +319,15 @@ def _repeated(letter: DeadLetter, by: str, reason: str | None, payload: Mapping[
     if reason:
         kept.append((b"reason", reason.encode()))
     return [part for pair in kept for part in pair]
+
+
+def _obituary(letter: DeadLetter) -> bytes:
+    """Its outcome, for a server that has lost it."""
+    envelope, unreadable = decode_or_stand_in(letter.shard, letter.id.partition("-")[2], letter.fields)
+    head = outcome_head(envelope, node=letter.node or None, attempts=letter.attempts, timeline=envelope.first_steps(),
+                        readable=unreadable is None)  # fmt: skip
+    error = Failure(letter.cause_code, letter.cause_message, letter.at)
+    return head + outcome_rest("dead", letter.at, letter.node or None, error=error)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -37,8 +37,8 @@ OPEN_ROOMS_S = 15.0
 _AGAIN_FIRST_S, _AGAIN_MOST_S = 0.2, 5.0  # between two starts of a service that does not come up
 
 # Set for every service by the demo, or meant for the command line: what the shell has of these is not handed on.
-_NOT_INHERITED = ("BRIDGE_REDIS_URL", "BACKOFFICE_URL", "BACKOFFICE_TOKEN", "BACKOFFICE_DEMO_CHAT_KEY",
-                  "CHATSERVER_JWT_ISSUER", "CHATSERVER_JWT_AUDIENCE", "CHATSERVER_PUBLIC_URL")  # fmt: skip
+_NOT_INHERITED = ("BRIDGE_REDIS_URL", "BRIDGE_JOURNAL", "BACKOFFICE_URL", "BACKOFFICE_TOKEN",
+                  "BACKOFFICE_DEMO_CHAT_KEY", "CHATSERVER_JWT_ISSUER", "CHATSERVER_JWT_AUDIENCE", "CHATSERVER_PUBLIC_URL")  # fmt: skip
 _PREFIXES = ("BRIDGE_", "BACKOFFICE_", "CHATSERVER_")
 _WORDS = "CHATSERVER_WORDS_FILE"
 
@@ -91,12 +91,13 @@ class Demo:
         logs.mkdir(mode=0o700, exist_ok=True)
         shared = _inherited(Path.cwd())
         shared["BRIDGE_REDIS_URL"] = self._server.url
+        journal = {"BRIDGE_JOURNAL": os.fspath(self._directory / "journal")}
         office = {"HOST": HOST, "API_TOKENS": f"{CALLER}:admin:{self._token}", "DEMO_CHAT_KEY": self._chat_key}
         node = {"HOST": HOST, "JWT_KEY": self._chat_key, "DRAIN_SECONDS": f"{DRAIN_S:g}"}
         node["DEMO_PAGE"] = "true"
         node["ORIGINS"] = os.environ.get("CHATSERVER_ORIGINS", "*")  # a page of any address, if it has a token
         self._backoffice = Child(
-            "backoffice", "backoffice", logs, shared | _prefixed("BACKOFFICE", office), self._options.port
+            "backoffice", "backoffice", logs, shared | journal | _prefixed("BACKOFFICE", office), self._options.port
         )
         self._nodes = [
             Child(name, "chatserver", logs, shared | _prefixed("CHATSERVER", node | {"NODE_NAME": name}))

@@ -166,6 +166,11 @@ def read_netstrings(data: bytes) -> tuple[bytes, ...]:
     return tuple(values)
 
 
+def netstrings(values: Sequence[bytes]) -> bytes:
+    """What ``read_netstrings`` reads."""
+    return b"".join(b"%d:%b," % (len(value), value) for value in values)
+
+
 def check_subject(subject: str, *, kind: str | None = None) -> None:
     """Raise Invalid unless ``subject`` is ``kind:id`` by the rules (and of this kind)."""
     if not SUBJECT.fullmatch(subject):

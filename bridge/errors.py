@@ -81,6 +81,39 @@ class NotTaken(Unreachable):
     """No server took the call: not connected, moving, loading. Nothing was done."""
 
 
+class Replaying(NotTaken):
+    """A server that may lack its last writes takes no new commands of the shard until publishers have put theirs back.
+
+    At most 5 s; nothing was written.
+    """
+
+    def __init__(self, shard: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"shard {shard} waits for commands that a fail-over may have lost; try again in {retry_after_s:g} s"
+        )
+        self.shard, self.retry_after_s = shard, retry_after_s
+
+
+class OtherHistory(NotTaken):
+    """The server is another one than the publisher has put its commands back on; nothing was written."""
+
+    def __init__(self, incarnation: str) -> None:
+        super().__init__(f"the server's incarnation is {incarnation}; commands are put back first")
+        self.incarnation = incarnation
+
+
+class NotRecorded(Unreachable):
+    """Accepted, and not in the journal, so a fail-over may lose it. Repeat it with the same idempotency key."""
+
+
+class NotReplicated(Unreachable):
+    """Accepted, and fewer replicas than asked for have it so far. Repeat it with the same idempotency key."""
+
+    def __init__(self, replicas: int, wanted: int) -> None:
+        super().__init__(f"{replicas} of {wanted} replicas have confirmed it in time; repeat it with the same key")
+        self.replicas, self.wanted = replicas, wanted
+
+
 class StateUnavailable(Unreachable):
     """A handler's read of its subject's state was not answered. Not the handler's fault: it is run again."""
 

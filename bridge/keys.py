@@ -9,7 +9,7 @@ GROUP = "chatservers"  # the consumer group that every node joins
 # Second parts of shard-wide keys; no subject kind and no shard-wide state name may be one of them.
 RESERVED = frozenset({
     "commands", "settled", "outcome", "idem", "lease", "epoch", "incarnation", "asleep", "starts", "dead",
-    "requeued", "scheduled", "channel", "receipts", "ring", "ended", "spare",
+    "requeued", "scheduled", "channel", "receipts", "ring", "ended", "spare", "history", "newer", "publishers",
 })  # fmt: skip
 
 
@@ -88,6 +88,18 @@ class Keys:
     def spare(self, shard: int) -> str:
         """Never exists. Deleting it makes a script's first write one that a full server allows."""
         return f"{self.shard(shard)}spare"
+
+    def history(self, shard: int) -> str:
+        """The incarnation on which every publisher has put back what it may have lost."""
+        return f"{self.shard(shard)}history"
+
+    def publishers(self, shard: int) -> str:
+        """Hash: publisher with a journal → its last sign of life (ms) and the incarnation that it vouches for."""
+        return f"{self.shard(shard)}publishers"
+
+    def newer(self, shard: int) -> str:
+        """Hash: subject → ms of its last new command, kept while a replay may come."""
+        return f"{self.shard(shard)}newer"
 
     def ring(self, shard: int) -> str:
         """Pub/sub channel that wakes the shard's sleeping holder."""

@@ -8,12 +8,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from bridge.config import BridgeSettings
 from bridge.envelope import (
     IDEMPOTENCY_KEY,
     MAX_BY_CHARS,
@@ -23,13 +23,16 @@ from bridge.envelope import (
     Envelope,
     check_subject,
     depth,
+    netstrings,
     outcome_head,
     outcome_rest,
     shard_of_id,
 )
 from bridge.errors import Conflict, Invalid, NotFound, UnknownType, Unreachable
 from bridge.inspector import Inspector
+from bridge.journal import Row
 from bridge.registry import Registry
+from bridge.replay import Replay
 from bridge.shard_stream import ShardStream
 from bridge.shards import shard_of
 
@@ -55,9 +58,9 @@ class Publisher:
     """The way in for commands."""
 
     def __init__(
-        self, streams: Sequence[ShardStream], registry: Registry, inspector: Inspector, settings: BridgeSettings
+        self, streams: Sequence[ShardStream], registry: Registry, inspector: Inspector, replay: Replay | None = None
     ) -> None:
-        self._streams, self._registry, self._inspector, self._settings = streams, registry, inspector, settings
+        self._streams, self._registry, self._inspector, self._replay = streams, registry, inspector, replay
         self._lacking: dict[str, _Lacking] = {}
 
     async def publish(
@@ -78,8 +81,8 @@ class Publisher:
         year ahead; None = now. ``expires_in``: seconds (1 to 604,800) after which, counted from then, it is not
         started any more; None = never.
         ``idempotency_key`` None: one is made up; it is in the receipt. Raises Invalid and its kinds where the
-        command is not acceptable, Overloaded, ServerFull, or Unreachable, after which the outcome is unknown:
-        repeat with the same key.
+        command is not acceptable, Overloaded, ServerFull, or Unreachable and its kinds, after which the outcome is
+        unknown: repeat with the same key.
         """
         kind = self._registry.get(type)
         check_subject(subject, kind=kind.subject)
@@ -93,15 +96,16 @@ class Publisher:
         envelope = Envelope("", "", shard_of(subject, len(self._streams)), type, subject, body, by,
                             int(time.time() * 1000), reason=reason, idem=key)  # fmt: skip
         stream, fields = self._streams[envelope.shard], envelope.fields()
-        digest = _digest(envelope, expires_in, deliver_at)
-        if deliver_at is None:
-            id, duplicate = await stream.append(
-                fields, caller=by, subject=subject, key=key, body=digest, expires_in=expires_in
-            )
+        run = partial(
+            stream.append if deliver_at is None else partial(stream.schedule, due=deliver_at),
+            fields, caller=by, subject=subject, key=key, body=_digest(envelope, expires_in, deliver_at),
+            expires_in=expires_in,
+        )  # fmt: skip
+        if self._replay is None:
+            id, duplicate = await run()
         else:
-            id, duplicate = await stream.schedule(
-                fields, caller=by, subject=subject, key=key, body=digest, expires_in=expires_in, due=deliver_at
-            )
+            row = partial(_row, fields, run.keywords, envelope.shard, deliver_at)
+            id, duplicate = await self._replay.accept(envelope.shard, lambda knows: run(knows=knows), row)
         return Receipt(id, type, subject, duplicate, key)
 
     async def cancel(self, id: str, *, by: str) -> None:
@@ -115,11 +119,20 @@ class Publisher:
         now = int(await self._inspector.now() * 1000)
         head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
         outcome = head + outcome_rest("cancelled", now, None, result={"cancelled_by": by})
-        match await self._streams[shard].cancel(envelope, outcome):
+        match await self._cancel(self._streams[shard], id, outcome):
             case 0:
                 raise Conflict(f"command {id} has ended")
             case 2:
                 raise Conflict(f"command {id} is being handled; it cannot be cancelled any more")
+
+    async def _cancel(self, stream: ShardStream, id: str, outcome: bytes) -> int:
+        if self._replay is None:
+            return await stream.cancel(id, outcome)
+
+        def row(answer: int, incarnation: str) -> Row | None:
+            return Row(stream.shard, incarnation, time.time(), "cancel", id, extra=outcome) if answer == 1 else None
+
+        return await self._replay.accept(stream.shard, lambda knows: stream.cancel(id, outcome, knows=knows), row)
 
     def _shard_of_id(self, id: str) -> int:
         shard = shard_of_id(id)
@@ -209,6 +222,28 @@ def _encode(payload: Mapping[str, Any]) -> bytes:
     if brackets > MAX_DEPTH and depth(orjson.loads(body)) > MAX_DEPTH:
         raise Invalid(f"the payload nests deeper than {MAX_DEPTH}", path="/payload")
     return body
+
+
+def _row(
+    fields: list[bytes],
+    given: Mapping[str, Any],
+    shard: int,
+    due: float | None,
+    answer: tuple[str, bool],
+    incarnation: str,
+) -> Row:
+    """What the journal keeps: the entry as the script has written it."""
+    id, whole = answer[0], list(fields)
+    from_ms = int(id.split("-")[1]) if due is None else int(due * 1000)
+    whole += (b"id", id.encode())
+    if due is not None:
+        whole += (b"due", b"%d" % from_ms)
+    if given["expires_in"] is not None:
+        whole += (b"expires", b"%d" % (from_ms + int(given["expires_in"] * 1000)))
+    return Row(
+        shard, incarnation, time.time(), "append" if due is None else "schedule", id, given["subject"], given["caller"],
+        given["key"], given["body"], extra=b"" if due is None else b"%d" % from_ms, fields=netstrings(whole),
+    )  # fmt: skip
 
 
 def _digest(envelope: Envelope, expires_in: float | None, deliver_at: float | None) -> str:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.effects import Effects
-from bridge.envelope import Envelope
-from bridge.errors import IdempotencyMismatch, Overloaded
+from bridge.envelope import Envelope, read_netstrings
+from bridge.errors import IdempotencyMismatch, OtherHistory, Overloaded, Replaying
+from bridge.journal import Row
 from bridge.keys import GROUP, Keys
 from bridge.link import Argument
 from bridge.scripts import Script, script
@@ -22,12 +23,13 @@ from bridge.scripts import Script, script
 READ_AT_MOST = 100  # entries a read; more gains nothing (bench/commands)
 PROMOTE_AT_MOST = 100  # scheduled commands a call
 SETTLE_AT_MOST = 50  # entries a settle call
+PUBLISHER_SILENT_MS = 30_000  # as history.lua has it
 RETRY_AFTER_S = 1.0  # what an overloaded shard tells its callers
 
 SCRIPTS: tuple[Script, ...] = tuple(
     script(name)
     for name in ("append", "read", "claim", "start", "retry", "settle", "bury", "cancel", "acquire", "renew", "release",
-                 "requeue", "discard", "schedule", "promote")
+                 "requeue", "discard", "schedule", "promote", "duplicate", "vouch", "replay")
 )  # fmt: skip
 
 
@@ -97,22 +99,40 @@ class ShardStream:
             k.ended(shard), k.spare(shard), k.moved(shard),
         )  # fmt: skip
         self._waking = (
-            k.asleep(shard), k.incarnation(shard), k.lease(shard), k.ring(shard), k.scheduled(shard),
+            k.asleep(shard), k.incarnation(shard), k.lease(shard), k.ring(shard), k.scheduled(shard), k.history(shard),
+            k.publishers(shard), k.newer(shard),
         )  # fmt: skip
 
     # producers
 
     async def append(
-        self, fields: Sequence[bytes], *, caller: str, subject: str, key: str, body: str, expires_in: float | None
+        self,
+        fields: Sequence[bytes],
+        *,
+        caller: str,
+        subject: str,
+        key: str,
+        body: str,
+        expires_in: float | None,
+        knows: str = "",
     ) -> tuple[str, bool]:
-        """The command's id, and whether the key was known already. Raises IdempotencyMismatch, Overloaded."""
+        """The command's id, and whether the key was known already.
+
+        ``knows``: the incarnation on which this publisher has put back what it may have lost; "" without a journal.
+        Raises IdempotencyMismatch, Overloaded, Replaying, OtherHistory.
+        """
         k, s, limit = self._keys, self.shard, self._settings.backlog_limit
-        answer = await self._redis.run(
-            _APPEND,
-            (self._stream, k.idem(s, caller, subject, key), *self._waking),
-            (limit, self._settings.outcome_seconds, body, _step(), s, _ms(expires_in), *fields),
-        )  # fmt: skip
-        return self._accepted(answer, key)
+        idem = k.idem(s, caller, subject, key)
+        while True:
+            word, value = await self._write(
+                _APPEND,
+                (self._stream, idem, *self._waking),
+                (limit, self._settings.outcome_seconds, body, _step(), s, _ms(expires_in), knows, *fields),
+            )  # fmt: skip
+            if word == b"accepted":
+                return value.decode(), False
+            if await self._stands(word, value, idem, key):
+                return value.decode(), True
 
     async def schedule(
         self,
@@ -124,69 +144,129 @@ class ShardStream:
         body: str,
         expires_in: float | None,
         due: float,
+        knows: str = "",
     ) -> tuple[str, bool]:
         """As ``append``, for a command that is kept until ``due`` (seconds since the epoch, the server's clock)."""
         k, s, limit = self._keys, self.shard, self._settings.backlog_limit
-        answer = await self._redis.run(
-            script("schedule"),
-            (self._stream, k.idem(s, caller, subject, key), k.scheduled(s), k.bodies(s), self._fence[2], self._fence[0],
-             k.ring(s)),
-            (limit, self._settings.outcome_seconds, body, _step(), s, _ms(expires_in), _ms(due), *fields),
-        )  # fmt: skip
-        return self._accepted(answer, key)
-
-    def _accepted(self, answer: tuple[bytes, Any], key: str) -> tuple[str, bool]:
-        word, value = answer
-        match word:
-            case b"accepted":
+        idem = k.idem(s, caller, subject, key)
+        while True:
+            word, value = await self._write(
+                script("schedule"),
+                (self._stream, idem, k.scheduled(s), k.bodies(s), self._fence[2], self._fence[0], k.ring(s),
+                 k.history(s), k.publishers(s)),
+                (limit, self._settings.outcome_seconds, body, _step(), s, _ms(expires_in), knows, _ms(due), *fields),
+            )  # fmt: skip
+            if word == b"accepted":
                 return value.decode(), False
-            case b"duplicate":
+            if await self._stands(word, value, idem, key):
                 return value.decode(), True
+
+    async def _stands(self, word: bytes, value: Any, idem: str, key: str) -> bool:
+        """Whether a known key's command is still there; if not, its key is free now. Raises what the refusal means."""
+        k, s = self._keys, self.shard
+        match word:
+            case b"duplicate":
+                keys = (idem, k.outcome(s, value.decode()), self._stream, k.scheduled(s), k.moved(s), k.requeued(s))
+                stands: int = await self._write(script("duplicate"), keys, (value, self._settings.outcome_seconds))
+                return bool(stands)
             case b"mismatch":
                 raise IdempotencyMismatch(key, value.decode())
-        raise Overloaded(value, self._settings.backlog_limit, RETRY_AFTER_S)
+        self._refuse(word, value)
+        return False
 
-    async def cancel(self, envelope: Envelope, outcome: bytes) -> int:
-        """1 cancelled, 0 not there any more, 2 delivered already."""
-        k, s = self._keys, self.shard
-        answer: int = await self._redis.run(
+    def _refuse(self, word: bytes, value: Any) -> None:
+        match word:
+            case b"held":
+                raise Replaying(self.shard, value / 1000)
+            case b"other":
+                raise OtherHistory(value.decode())
+            case b"overloaded":
+                raise Overloaded(value, self._settings.backlog_limit, RETRY_AFTER_S)
+
+    async def cancel(self, id: str, outcome: bytes, *, knows: str = "") -> int:
+        """1 cancelled, 0 not there any more, 2 delivered already. Raises OtherHistory."""
+        k, s, config = self._keys, self.shard, self._settings
+        answer = await self._write(
             script("cancel"),
-            (
-                self._stream,
-                k.settled(s),
-                k.outcome(s, envelope.id),
-                k.ended(s),
-                k.scheduled(s),
-                k.bodies(s),
-                k.moved(s),
-            ),
-            (
-                GROUP,
-                envelope.entry_id,
-                envelope.id,
-                outcome,
-                self._settings.settled_length,
-                self._settings.outcome_seconds,
-            ),
-        )
-        return answer
+            (self._stream, k.settled(s), k.outcome(s, id), k.ended(s), k.scheduled(s), k.bodies(s), k.moved(s),
+             k.requeued(s)),
+            (GROUP, id, outcome, config.settled_length, config.outcome_seconds, knows),
+        )  # fmt: skip
+        return self._number(answer)
 
-    async def requeue(self, letter: str, command_id: str, fields: Sequence[bytes]) -> tuple[str, str | None]:
-        """``requeued`` or ``already`` with the new command's id, or ``gone``. Raises Overloaded."""
-        k, s, limit = self._keys, self.shard, self._settings.backlog_limit
-        word, *value = await self._redis.run(
+    async def requeue(
+        self, letter: str, command_id: str, fields: Sequence[bytes], *, knows: str = ""
+    ) -> tuple[str, str | None]:
+        """``requeued`` or ``already`` with the new command's id, or ``gone``. Raises as ``append`` does."""
+        k, s, config = self._keys, self.shard, self._settings
+        word, *value = await self._write(
             script("requeue"),
             (k.dead(s), k.requeued(s), self._stream, k.asleep(s), self._fence[2], self._fence[0], k.ring(s),
-             k.scheduled(s)),
-            (letter, command_id, s, _step(), limit, *fields),
+             k.scheduled(s), k.history(s), k.publishers(s), k.newer(s)),
+            (letter, command_id, s, _step(), config.backlog_limit, config.outcome_seconds, knows, *fields),
         )  # fmt: skip
-        if word == b"overloaded":
-            raise Overloaded(value[0], limit, RETRY_AFTER_S)
+        self._refuse(word, value[0] if value else None)
         return word.decode(), value[0].decode() if value else None
 
-    async def discard(self, letter: str, command_id: str) -> bool:
+    async def discard(self, letter: str, command_id: str, *, knows: str = "") -> bool:
+        """Raises OtherHistory."""
         k, s = self._keys, self.shard
-        return bool(await self._redis.run(script("discard"), (k.dead(s), k.requeued(s)), (letter, command_id)))
+        answer = await self._write(script("discard"), (k.dead(s), k.requeued(s)), (letter, command_id, knows))
+        return bool(self._number(answer))
+
+    def _number(self, answer: int | list[Any]) -> int:
+        if isinstance(answer, list):
+            self._refuse(*answer)
+        return int(answer)  # type: ignore[arg-type]
+
+    async def _write(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
+        return await self._redis.run(script, keys, arguments)
+
+    # publishers with a journal
+
+    async def vouch(self, publisher: str, incarnation: str, *, leaving: bool = False) -> str:
+        """Give a sign of life, and say on which incarnation everything was put back; the server's.
+
+        ``*``: there was nothing to put back. ``-``: on none. ``""``: it will never have anything to put back.
+        ``leaving``: nobody need wait for it, but it may come later.
+        """
+        silent_for = PUBLISHER_SILENT_MS + 1 if leaving else 0
+        current = await self._redis.run(
+            script("vouch"), (self._keys.publishers(self.shard),),
+            (publisher, incarnation, self._settings.outcome_seconds, silent_for),
+        )  # fmt: skip
+        return str(current.decode())
+
+    async def replay(self, incarnation: str, rows: Sequence[Row]) -> list[str]:
+        """Put back what this server lacks, in this order. What became of each is in ``replay.lua``.
+
+        Raises OtherHistory where the server has another incarnation; what was put back stays.
+        """
+        k, s, config = self._keys, self.shard, self._settings
+        keys: list[Argument] = [
+            k.spare(s), self._stream, k.settled(s), k.scheduled(s), k.bodies(s), k.moved(s), k.dead(s), k.requeued(s),
+            k.newer(s), self._fence[2], self._fence[0], k.asleep(s), k.ring(s), k.ended(s),
+        ]  # fmt: skip
+        arguments: list[Argument] = [
+            incarnation, GROUP, _step(), config.outcome_seconds, config.settled_length, config.dead_length, len(rows),
+        ]  # fmt: skip
+        for row in rows:
+            keys.append(k.idem(s, row.caller, row.subject, row.key) if row.key else k.spare(s))
+            keys.append(k.outcome(s, row.id))
+            keys.append(k.outcome(s, row.origin) if row.origin else k.spare(s))
+            fields = read_netstrings(row.fields)
+            arguments += (row.operation, row.id, row.body, row.origin, row.letter, row.extra, len(fields), *fields)
+        answers = await self._redis.run(script("replay"), keys, arguments)
+        if answers[:1] == [b"other"]:
+            raise OtherHistory(answers[1].decode())
+        return [answer.decode() for answer in answers]
+
+    async def have_ended(self, ids: Sequence[str]) -> list[bool]:
+        """Which of these commands have an outcome."""
+        keys = [self._keys.outcome(self.shard, id) for id in ids]
+        if await self._redis.call("EXISTS", *keys) == len(set(keys)):
+            return [True] * len(keys)
+        return [bool(found) for found in await asyncio.gather(*(self._redis.call("EXISTS", key) for key in keys))]
 
     # the holder
 

@@ -167,6 +167,36 @@ class FaultCleared:
     server: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A publisher has put back on a server what that one lacked."""
+
+    shard: int
+    incarnation: str
+    rows: int  # of the journal that were looked up
+    put_back: int
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A command that a server had lost could not be put back, since its subject has had later ones: a dead letter."""
+
+    shard: int
+    id: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotReplayed:
+    """An operation of the journal could not be done again; an operator should look."""
+
+    shard: int
+    operation: str
+    id: str
+    cause: str
+
+
 class Telemetry:
     """Fan-out of events to listeners, each on one background thread of its own.
 

@@ -102,7 +102,9 @@ class ChatNode:
         )
         try:
             async with (
-                Bridge.connect(self._bridge_settings, telemetry=self.telemetry) as bridge,
+                Bridge.connect(
+                    self._bridge_settings.model_copy(update={"journal": None}), telemetry=self.telemetry
+                ) as bridge,
                 asyncio.TaskGroup() as self._background,
             ):
                 await self._run(bridge, stopping, joined, ready)

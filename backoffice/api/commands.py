@@ -245,7 +245,7 @@ async def _issue_one(
     except Problem as refused:
         problem = refused
     result = {"status": problem.status, "problem": problem.document(call.request[REQUEST_ID])}
-    return result, problem if problem.code == "unavailable" else None
+    return result, problem if problem.status == 503 else None
 
 
 async def _wait(call: Call[Wait, CommandIn], id: str) -> Outcome | None:
@@ -300,7 +300,7 @@ def _new_key() -> str:
 ROUTES = (
     Route("POST", "/commands", issue, Role.MODERATOR, {202: Accepted, 200: Accepted | WaitedCommand}, query=Wait,
           body=CommandIn, deadline_s=None, headers=_KEY_HEADER, explain=explain,
-          problems=("unknown_type", "idempotency_mismatch", "overloaded")),
+          problems=("unknown_type", "idempotency_mismatch", "overloaded", "not_replicated")),
     Route("POST", "/commands/batch", issue_batch, Role.MODERATOR, {207: BatchAnswer}, body=BatchIn,
           body_bytes=BATCH_BYTES, nesting=MAX_DEPTH + 3, deadline_s=None),
     Route("GET", "/commands/{id}", show, Role.VIEWER, {200: CommandView}, problems=("not_found",)),

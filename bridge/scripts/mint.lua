@@ -22,12 +22,14 @@ local function after_last(stream, step)
   return digits(ms) .. '-' .. digits(seq)
 end
 
--- XADD of fields, from the first-th on, under a new id, which it returns. Raises what XADD raises; nothing was written then.
-local function add(stream, step, fields, first)
+-- XADD of fields, from the first-th to the last-th, under a new id, which it returns. Raises what XADD raises; nothing was
+-- written then.
+local function add(stream, step, fields, first, last)
+  first, last = first or 1, last or #fields
   local id = mint(step)
-  local added = redis.pcall('XADD', stream, id, unpack(fields, first or 1))
+  local added = redis.pcall('XADD', stream, id, unpack(fields, first, last))
   if added.err and string.find(added.err, 'equal or smaller', 1, true) then
-    return redis.call('XADD', stream, after_last(stream, step), unpack(fields, first or 1))
+    return redis.call('XADD', stream, after_last(stream, step), unpack(fields, first, last))
   elseif added.err then
     error(added)
   end

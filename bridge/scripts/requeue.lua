@@ -1,10 +1,24 @@
 -- requeue: put a dead letter back on the stream as a new command, once.
--- KEYS  1 dead, 2 requeued, 3 stream, 4 asleep, 5 incarnation, 6 lease, 7 ring channel, 8 scheduled
--- ARGV  1 letter's entry id, 2 its command's id, 3 shard, 4 random step, 5 backlog limit, 6… fields
--- returns {'requeued', new id}, {'already', new id}, {'gone'} or {'overloaded', backlog}
---!include incarnation
+-- KEYS  1 dead, 2 requeued, 3 stream, 4 asleep, 5 incarnation, 6 lease, 7 ring channel, 8 scheduled, 9 history,
+--       10 publishers, 11 newer
+-- ARGV  1 letter's entry id, 2 its command's id, 3 shard, 4 random step, 5 backlog limit, 6 seconds keys live,
+--       7 incarnation that the publisher has put everything back on ('' = it has no journal), 8… fields
+-- returns {'requeued', new id}, {'already', new id}, {'gone'}, {'overloaded', backlog}, {'held', ms} or
+--         {'other', incarnation}
+--!include history
 --!include mint
 --!include ring
+local current = server_incarnation()
+if ARGV[7] ~= current and ARGV[7] ~= '' then
+  return {'other', current}
+end
+local wait, late
+if redis.call('GET', KEYS[9]) ~= current then
+  wait, late = enter(KEYS[9], KEYS[10], KEYS[5], KEYS[6], current, ARGV[6])
+  if wait then
+    return {'held', wait}
+  end
+end
 local repeated = redis.call('HGET', KEYS[2], ARGV[2])
 if repeated then
   return {'already', repeated}
@@ -16,9 +30,10 @@ local backlog = redis.call('XLEN', KEYS[3]) + redis.call('ZCARD', KEYS[8])
 if backlog >= tonumber(ARGV[5]) then
   return {'overloaded', backlog}
 end
-local entry = add(KEYS[3], tonumber(ARGV[4]), ARGV, 6)
-note_incarnation(KEYS[5], KEYS[6])
-local id = ARGV[3] .. '-' .. entry
+local id = ARGV[3] .. '-' .. add(KEYS[3], tonumber(ARGV[4]), ARGV, 8)
 redis.call('HSET', KEYS[2], ARGV[2], id)
+if late then
+  note_newer(KEYS[11], ARGV, 8, id, ARGV[6])
+end
 ring(KEYS[4], KEYS[7])
 return {'requeued', id}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -93,6 +95,9 @@ async def backoffice(
     bridge: BridgeSettings, *, registry: Registry = default, chat_key: str | None = CHAT_KEY
 ) -> AsyncIterator[Api]:
     """A back office on a free port, and its client, with the role admin."""
+    folder = tempfile.TemporaryDirectory(prefix="journal-")
+    if bridge.journal is None:  # as the command has one by default
+        bridge = bridge.model_copy(update={"journal": Path(folder.name)})
     config = BackofficeSettings(
         port=0,
         api_tokens=SecretStr(",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items())),
@@ -123,4 +128,5 @@ async def backoffice(
             yield Api(session, url, "admin", end)
     finally:
         await end()
+        folder.cleanup()
     service.result()

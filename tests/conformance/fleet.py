@@ -26,7 +26,7 @@ from tests.servers import Server
 
 ROOM = "room:lobby"
 PERMANENT = re.compile(
-    r"chat:\{\d+\}:(commands|settled|epoch|incarnation|dead|requeued|channel:.*|room:.*|user:.*)"
+    r"chat:\{\d+\}:(commands|settled|epoch|incarnation|history|dead|requeued|channel:.*|room:.*|user:.*)"
     r"|chat:\{nodes\}:(live|info|draining)|chat:\{meta\}"
 )
 ABRUPT_S = 0.3  # a node whose server is gone does not drain for longer at a test's end

@@ -1,0 +1,307 @@
+"""A publisher's accepted commands of the last minutes, on disk: SQLite, one file a process, fsynced before they count.
+
+Several processes may share a directory. Each takes the lowest-numbered file that nobody has locked; what a process left
+behind that is gone, the next one to look takes over. A file belongs to one installation (its Redis, as `chat:{meta}`
+names it), because putting commands back on another one would carry them out there.
+
+SQLite runs in one thread of its own. What arrives while it commits goes into the next transaction together, so that one
+fsync serves many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+from bridge.errors import Misconfigured, NotRecorded, Overloaded
+
+MAX_ROWS = 500_000  # 120 s at 4,000 a second
+MAX_FILES = 1000
+FULL_AGAIN_S = 5.0
+COMMIT_S = 0.5  # a disk that takes longer holds nobody up: the caller repeats the command
+_REMEDY = "set BRIDGE_JOURNAL to a directory that this process may write and that stays, or to off"
+_TABLE = """
+CREATE TABLE IF NOT EXISTS owner (publisher TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS accepted (
+  number INTEGER PRIMARY KEY, shard INTEGER NOT NULL, incarnation TEXT NOT NULL, at REAL NOT NULL,
+  operation TEXT NOT NULL, id TEXT NOT NULL, subject TEXT NOT NULL, caller TEXT NOT NULL, key TEXT NOT NULL,
+  body TEXT NOT NULL, origin TEXT NOT NULL, letter TEXT NOT NULL, extra BLOB NOT NULL, fields BLOB NOT NULL,
+  UNIQUE (operation, id)
+);
+CREATE INDEX IF NOT EXISTS by_shard ON accepted (shard, number);
+"""
+_COLUMNS = "shard, incarnation, at, operation, id, subject, caller, key, body, origin, letter, extra, fields"
+_INSERT = f"INSERT OR IGNORE INTO accepted ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"
+T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """One accepted operation, with all that it takes to run it again."""
+
+    shard: int
+    incarnation: str  # of the server that has it
+    at: float  # when it was accepted, seconds since the epoch, this machine's clock
+    operation: str  # append, schedule, cancel, requeue or discard
+    id: str  # of the command
+    subject: str = ""
+    caller: str = ""
+    key: str = ""  # idempotency key
+    body: str = ""  # its hash
+    origin: str = ""  # the dead command that it repeats
+    letter: str = ""  # that one's entry
+    extra: bytes = b""  # an outcome, or when it is due (ms)
+    fields: bytes = b""  # as the stream has them, as netstrings
+    number: int = 0  # grows in the order of acceptance
+
+
+class Journal:
+    """See the module. Made by ``open``; everything else runs in the event loop."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, max_rows: int) -> None:
+        self.path = path
+        self.publisher = ""
+        self.count = 0  # rows, those that are being written included
+        self.max_rows = max_rows
+        self._db, self._lock = connection, lock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, directory: Path, installation: str, *, max_rows: int = MAX_ROWS) -> Self:
+        """Take a file of ``directory``, made if it lacks. Raises Misconfigured with the remedy."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path, lock = _take(directory, installation)
+        except OSError as error:
+            raise Misconfigured(
+                f"the journal {directory} cannot be used: {error.strerror or error}; {_REMEDY}"
+            ) from None
+        try:
+            journal = cls(path, _database(path), lock, max_rows)
+            await journal._run(journal._prepare)
+        except sqlite3.Error as error:
+            os.close(lock)
+            raise Misconfigured(
+                f"the journal file {path} cannot be used: {error}; move it away to go on without what it holds, "
+                f"or {_REMEDY}"
+            ) from None
+        return journal
+
+    def check_room(self) -> None:
+        """Raises Overloaded where no further command could be kept."""
+        if self.count >= self.max_rows:
+            raise Overloaded(self.count, self.max_rows, FULL_AGAIN_S)
+
+    async def add(self, row: Row) -> None:
+        """Return once the row is on disk. Raises NotRecorded where it cannot be written."""
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((row, written))
+        self.count += 1
+        if self._committing is None:
+            self._committing = loop.create_task(self._commit_all(), name="journal")
+        await written
+
+    async def rows(self, shard: int, other_than: str, after: int, limit: int) -> list[Row]:
+        """A shard's rows of other incarnations, oldest first, from number ``after`` on."""
+
+        def select() -> list[Row]:
+            found = self._db.execute(
+                f"SELECT {_COLUMNS}, number FROM accepted WHERE shard = ? AND incarnation != ? AND number > ? "
+                "ORDER BY number LIMIT ?",
+                (shard, other_than, after, limit),
+            )
+            return [Row(*values) for values in found]
+
+        return await self._run(select)
+
+    async def withdrawn(self, shard: int, other_than: str) -> list[Row]:
+        """Its cancels and discards, which are put back first."""
+
+        def select() -> list[Row]:
+            found = self._db.execute(
+                f"SELECT {_COLUMNS}, number FROM accepted WHERE shard = ? AND incarnation != ? AND "
+                "operation IN ('cancel', 'discard') AND id NOT IN (SELECT origin FROM accepted) ORDER BY number",
+                (shard, other_than),
+            )
+            return [Row(*values) for values in found]
+
+        return await self._run(select)
+
+    async def has(self) -> dict[int, set[str]]:
+        """Shards with rows, and their incarnations."""
+
+        def select() -> dict[int, set[str]]:
+            found: dict[int, set[str]] = {}
+            for shard, incarnation in self._db.execute("SELECT DISTINCT shard, incarnation FROM accepted"):
+                found.setdefault(shard, set()).add(incarnation)
+            return found
+
+        return await self._run(select)
+
+    async def stand(self, numbers: Sequence[int], incarnation: str) -> None:
+        """These rows were put back there."""
+
+        def update() -> None:
+            with self._db:
+                self._db.executemany(
+                    "UPDATE accepted SET incarnation = ? WHERE number = ?",
+                    [(incarnation, number) for number in numbers],
+                )
+
+        await self._run(update)
+
+    async def older(self, shard: int, incarnation: str, before: float, after: int, limit: int) -> list[Row]:
+        """A shard's rows of this incarnation that were accepted ``before`` that time, without their fields."""
+        columns = _COLUMNS.replace("extra, fields", "x'', x''")
+
+        def select() -> list[Row]:
+            found = self._db.execute(
+                f"SELECT {columns}, number FROM accepted WHERE shard = ? AND incarnation = ? AND at < ? AND number > ? "
+                "ORDER BY number LIMIT ?",
+                (shard, incarnation, before, after, limit),
+            )
+            return [Row(*values) for values in found]
+
+        return await self._run(select)
+
+    async def forget(self, numbers: Sequence[int]) -> None:
+        def delete() -> int:
+            with self._db:
+                done = self._db.executemany("DELETE FROM accepted WHERE number = ?", [(number,) for number in numbers])
+            return done.rowcount
+
+        self.count -= await self._run(delete)
+
+    async def adopt(self) -> list[str]:
+        """Take over what processes left behind that are gone; the names they had."""
+        return await self._run(self._adopt)
+
+    async def close(self) -> None:
+        """Write what waits, and let go of the file; one without rows is removed."""
+        if self._committing is not None:
+            await self._committing
+        try:
+            await self._run(self._db.close)
+            if not self.count:
+                _remove(self.path)
+        finally:
+            self._thread.shutdown()
+            os.close(self._lock)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _commit_all(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            writing = asyncio.ensure_future(self._run(partial(self._insert, [row for row, _ in batch])))
+            while not (await asyncio.wait((writing,), timeout=COMMIT_S))[0]:
+                self._fail(batch + self._waiting, "the disk does not answer")
+                self.count -= len(self._waiting)
+                self._waiting = []
+            error = writing.exception()
+            self.count -= len(batch) if error is not None else writing.result()
+            if error is not None:
+                self._fail(batch, str(error))
+            for _, written in batch:
+                if not written.done():
+                    written.set_result(None)
+        self._committing = None
+
+    def _fail(self, batch: Sequence[tuple[Row, asyncio.Future[None]]], cause: str) -> None:
+        for _, written in batch:
+            if not written.done():
+                written.set_exception(NotRecorded(f"the journal {self.path} cannot be written: {cause}"))
+
+    # in the thread
+
+    def _insert(self, rows: Sequence[Row]) -> int:
+        """How many it had already: another try of their caller with the same key."""
+        with self._db:
+            done = self._db.executemany(_INSERT, [row[:-1] for row in rows])
+        return len(rows) - done.rowcount
+
+    def _prepare(self) -> None:
+        self._db.executescript(_TABLE)
+        named = self._db.execute("SELECT publisher FROM owner").fetchone()
+        if named is None:
+            named = (secrets.token_hex(8),)
+            with self._db:
+                self._db.execute("INSERT INTO owner VALUES (?)", named)
+        self.publisher = named[0]
+        self._recount()
+
+    def _recount(self) -> None:
+        (self.count,) = self._db.execute("SELECT count(*) FROM accepted").fetchone()
+
+    def _adopt(self) -> list[str]:
+        names = []
+        for path in sorted(self.path.parent.glob(f"{self.path.name.rpartition('-')[0]}-*.sqlite")):
+            lock = None if path == self.path else _lock(path)
+            if lock is None:
+                continue
+            try:
+                if path.exists():  # nobody has taken it over just before
+                    names += self._take_over(path)
+            finally:
+                os.close(lock)
+        return names
+
+    def _take_over(self, path: Path) -> list[str]:
+        with contextlib.closing(_database(path)) as other:
+            other.executescript(_TABLE)
+            rows = other.execute(f"SELECT {_COLUMNS} FROM accepted ORDER BY number").fetchall()
+            names = [name for (name,) in other.execute("SELECT publisher FROM owner")]
+        with self._db:
+            added = self._db.executemany(_INSERT, rows).rowcount
+        self.count += max(0, added)
+        _remove(path)
+        return names
+
+
+def _take(directory: Path, installation: str) -> tuple[Path, int]:
+    for number in range(MAX_FILES):
+        path = directory / f"{installation}-{number}.sqlite"
+        lock = _lock(path)
+        if lock is not None:
+            return path, lock
+    raise OSError(f"{MAX_FILES} processes use it")
+
+
+def _lock(path: Path) -> int | None:
+    """A lock that ends with the process; None: somebody has it. Its file stays: two must not lock different ones."""
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _database(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False)
+    try:
+        path.chmod(0o600)  # payloads are in it
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is an fsync
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

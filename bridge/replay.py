@@ -1,0 +1,332 @@
+"""What a publisher has accepted goes to its journal before anybody is told, and back to a server that may lack it.
+
+A server's incarnation changes when it restarts and when a replica takes its place; its last writes may be missing
+then. So each command is sent with the incarnation on which this publisher has put back everything. A server that is
+another one refuses it, and the journal's rows of the shard go there first, in the order of their acceptance. Rows whose
+command is there change nothing. Whoever publishes nothing at the moment looks twice a second.
+
+A row leaves once its command has ended and its server has been the same for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+from bridge.config import BridgeSettings
+from bridge.connection import Redis
+from bridge.envelope import Failure, decode, outcome_head, outcome_rest, read_netstrings
+from bridge.errors import OtherHistory, Replaying
+from bridge.journal import Journal, Row
+from bridge.keys import Keys
+from bridge.shard_stream import ShardStream
+from bridge.telemetry import Connected, NotReplayed, Replayed, StepFailed, Superseded, Telemetry
+
+WINDOW_S = 120.0  # that long a server stays the same before it counts as having everything
+LOOK_EVERY_S = 0.5
+VOUCH_EVERY_LOOKS = 8  # each shard is told so often that this publisher lives
+ROWS_A_CALL, BYTES_A_CALL = 50, 1 << 20
+ROWS_A_LOOK = 500
+AGAIN_S = 1.0  # what a caller is told whose own publisher is putting back still
+T = TypeVar("T")
+_WHY = {"late": "a node had begun the command", "alive": "the command that it repeats was not dead any more"}
+
+
+class Replay:
+    """See the module. ``running`` is its whole life."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        redis: Redis,
+        keys: Keys,
+        streams: Sequence[ShardStream],
+        settings: BridgeSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self.journal = journal
+        # Idempotency keys outlive the journal's rows tenfold, so a row never meets one that has run out.
+        self.window_s = min(WINDOW_S, settings.outcome_seconds / 10)
+        self._too_old_s = settings.outcome_seconds * 0.9
+        self._redis, self._keys, self._streams, self._telemetry = redis, keys, streams, telemetry
+        self._known: dict[int, str] = {}  # shard → incarnation on which all rows were put back
+        self._since: dict[int, float] = {}  # loop time of that
+        self._stale: set[int] = set()  # shards that got a row of another incarnation meanwhile
+        self._catching_up: dict[int, asyncio.Task[None]] = {}
+        self._looks = 0
+        self._stirred = asyncio.Event()
+        self._tidied_at = 0.0
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        directory: Path,
+        redis: Redis,
+        keys: Keys,
+        streams: Sequence[ShardStream],
+        settings: BridgeSettings,
+        telemetry: Telemetry,
+    ) -> AsyncIterator[Self]:
+        """With a journal in ``directory`` whose rows have been put back already. Raises Misconfigured, Unreachable."""
+        journal = await Journal.open(directory, await _installation(redis, keys))
+        replay = cls(journal, redis, keys, streams, settings, telemetry)
+        stop = telemetry.listen(replay._hear, inline=True)
+        redis.on_moved(replay._stirred.set)
+        looking: asyncio.Task[None] | None = None
+        try:
+            await replay._start()
+            looking = asyncio.create_task(replay._run(), name="replay")
+            yield replay
+        finally:
+            stop()
+            await _end(task for task in (looking, *replay._catching_up.values()) if task is not None)
+            await replay._leave()
+            await journal.close()
+
+    async def accept(self, shard: int, run: Callable[[str], Awaitable[T]], row: Callable[[T, str], Row | None]) -> T:
+        """Have ``run`` accept something on this incarnation, and keep the row of its answer. Raises what either does.
+
+        Once it has returned, the row is on disk.
+        """
+        self.journal.check_room()
+        deadline = asyncio.get_running_loop().time() + self._redis.timeout
+        while True:
+            known = self._known.get(shard, "-")
+            try:
+                answer = await run(known)
+            except OtherHistory:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self._catch_up(shard)
+                except TimeoutError:
+                    raise Replaying(shard, AGAIN_S) from None
+            else:
+                return await self._keep(answer, row(answer, known))
+
+    async def _keep(self, answer: T, accepted: Row | None) -> T:
+        if accepted is not None:
+            await self.journal.add(accepted)
+            if self._known.get(accepted.shard) != accepted.incarnation:  # another server took its place meanwhile
+                self._known.pop(accepted.shard, None)
+                self._stale.add(accepted.shard)
+                self._stirred.set()
+        return answer
+
+    # looking after servers
+
+    async def step(self) -> None:
+        """Look at each primary, and put back what is missing on those that are others than before."""
+        self._looks += 1
+        groups: defaultdict[object, list[ShardStream]] = defaultdict(list)
+        for stream in self._streams:
+            groups[self._redis.placement.owner(self._keys.publishers(stream.shard))].append(stream)
+        await asyncio.gather(*(self._look(group) for group in groups.values()))
+        if time.monotonic() - self._tidied_at > self.window_s / 4:
+            self._tidied_at = time.monotonic()
+            await self._adopt()
+            await self._tidy()
+
+    async def _look(self, group: Sequence[ShardStream]) -> None:
+        """One primary's shards: a part of them is told that this publisher lives."""
+        told = group[self._looks % VOUCH_EVERY_LOOKS :: VOUCH_EVERY_LOOKS] or group[:1]
+        answers = await asyncio.gather(*(self._vouch(stream) for stream in told), return_exceptions=True)
+        current = {answer for answer in answers if isinstance(answer, str)}
+        behind = [each.shard for each in group if {self._known.get(each.shard)} != current or each.shard in self._stale]
+        if current:
+            results = await asyncio.gather(*map(self._catch_up, behind), return_exceptions=True)
+            for error in results:
+                if isinstance(error, Exception):
+                    raise error
+
+    async def _vouch(self, stream: ShardStream) -> str:
+        return await stream.vouch(self.journal.publisher, self._known.get(stream.shard, "-"))
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._stirred.wait()
+            except TimeoutError:
+                pass
+            self._stirred.clear()
+            try:
+                await self.step()
+            except Exception as error:
+                self._telemetry.emit(StepFailed("replay", f"{type(error).__name__}: {error}"))
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, Connected):
+            self._stirred.set()
+
+    async def _start(self) -> None:
+        await self.journal.adopt()
+        used = await self.journal.has()
+
+        async def begin(stream: ShardStream) -> None:
+            if stream.shard in used:
+                await self._catch_up(stream.shard)
+            else:
+                self._stands(stream.shard, await stream.vouch(self.journal.publisher, "*"))
+
+        await asyncio.gather(*map(begin, self._streams))
+
+    async def _leave(self) -> None:
+        """Nobody need wait for this one; with rows left it may come again."""
+        used = await self.journal.has()
+        farewells = (
+            stream.vouch(self.journal.publisher, self._known.get(stream.shard, "-"), leaving=True)
+            if stream.shard in used
+            else stream.vouch(self.journal.publisher, "")
+            for stream in self._streams
+        )
+        await asyncio.gather(*farewells, return_exceptions=True)
+
+    # putting back
+
+    async def _catch_up(self, shard: int) -> None:
+        """Put back what the shard's server lacks; everybody who asks meanwhile shares the one pass."""
+        task = self._catching_up.get(shard)
+        if task is None or task.done():
+            task = asyncio.get_running_loop().create_task(self._put_all_back(shard), name=f"replay-{shard}")
+            self._catching_up[shard] = task
+        await asyncio.shield(task)
+
+    async def _put_all_back(self, shard: int) -> None:
+        stream, began = self._streams[shard], time.monotonic()
+        tally: Counter[str] = Counter()
+        self._known.pop(shard, None)
+        current = await stream.vouch(self.journal.publisher, "-")
+        while True:
+            self._stale.discard(shard)
+            try:
+                await self._put_rows_back(stream, current, tally)
+            except OtherHistory as other:
+                current = other.incarnation
+                continue
+            if shard not in self._stale:
+                found = await stream.vouch(self.journal.publisher, current)
+                if found == current and shard not in self._stale:
+                    break
+                current = found
+        self._stands(shard, current)
+        if tally:
+            took_s = time.monotonic() - began
+            self._telemetry.emit(Replayed(shard, current, tally.total(), tally["accepted"], took_s))
+
+    def _stands(self, shard: int, incarnation: str) -> None:
+        self._known[shard] = incarnation
+        self._since[shard] = time.monotonic()
+
+    async def _put_rows_back(self, stream: ShardStream, current: str, tally: Counter[str]) -> None:
+        """What was cancelled or discarded first, so that it is not there for a moment in which a node reads it."""
+        withdrawn = await self.journal.withdrawn(stream.shard, current)
+        await self._put_back(stream, current, withdrawn, tally)
+        done, after = {row.number for row in withdrawn}, -1
+        while rows := await self.journal.rows(stream.shard, current, after, ROWS_A_LOOK):
+            after = rows[-1].number
+            await self._put_back(stream, current, [row for row in rows if row.number not in done], tally)
+
+    async def _put_back(self, stream: ShardStream, current: str, rows: Sequence[Row], tally: Counter[str]) -> None:
+        now = time.time()
+        outdated = [row for row in rows if now - _relevant(row) > self._too_old_s]
+        for row in outdated:
+            self._telemetry.emit(
+                NotReplayed(row.shard, row.operation, row.id, "it is too old to tell whether it was done")
+            )
+        await self.journal.forget([row.number for row in outdated])
+        for batch in _batches(row for row in rows if row not in outdated):
+            answers = await stream.replay(current, batch)
+            tally.update(answers)
+            late = [row for row, answer in zip(batch, answers, strict=True) if answer == "superseded"]
+            if late:
+                await self._bury(stream, current, late)
+            for row, answer in zip(batch, answers, strict=True):
+                if answer in _WHY:
+                    self._telemetry.emit(NotReplayed(row.shard, row.operation, row.id, _WHY[answer]))
+            await self.journal.stand([row.number for row in batch], current)
+
+    async def _bury(self, stream: ShardStream, current: str, rows: Sequence[Row]) -> None:
+        letters = [row._replace(operation="bury", extra=_obituary(row)) for row in rows]
+        for row, answer in zip(rows, await stream.replay(current, letters), strict=True):
+            if answer == "accepted":
+                self._telemetry.emit(Superseded(row.shard, row.id, row.subject))
+
+    # tidying up
+
+    async def _adopt(self) -> None:
+        """Take over from processes that are gone."""
+        names = await self.journal.adopt()
+        if not names:
+            return
+        for shard, incarnations in (await self.journal.has()).items():
+            if incarnations != {self._known.get(shard)}:
+                self._stale.add(shard)
+                await self._catch_up(shard)
+        await asyncio.gather(*(stream.vouch(name, "") for stream in self._streams for name in names))
+
+    async def _tidy(self) -> None:
+        """Forget rows of commands that have ended on a server that has been the same for the window."""
+        before = time.time() - self.window_s
+        for shard, known in list(self._known.items()):
+            if time.monotonic() - self._since[shard] < self.window_s:
+                continue
+            after = -1
+            while rows := await self.journal.older(shard, known, before, after, ROWS_A_LOOK):
+                after = rows[-1].number
+                ended = await self._streams[shard].have_ended([row.id for row in rows])
+                over = [row.number for row, has in zip(rows, ended, strict=True) if has or self._is_over(row)]
+                await self.journal.forget(over)
+
+    def _is_over(self, row: Row) -> bool:
+        """It needs no outcome, or it has been waiting for longer than a replay would be safe."""
+        return row.operation in ("cancel", "discard") or time.time() - _relevant(row) > self._too_old_s
+
+
+def _relevant(row: Row) -> float:
+    """The time from which on its idempotency key runs out."""
+    return max(row.at, int(row.extra) / 1000) if row.operation == "schedule" else row.at
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """A few at a time, as the connection has a deadline."""
+    left = iter(rows)
+    while batch := list(islice(left, ROWS_A_CALL)):
+        while batch:
+            size = count = 0
+            while count < len(batch) and (not count or size < BYTES_A_CALL):
+                size += len(batch[count].fields)
+                count += 1
+            yield batch[:count]
+            batch = batch[count:]
+
+
+def _obituary(row: Row) -> bytes:
+    now = int(time.time() * 1000)
+    envelope = decode(row.shard, row.id.partition("-")[2], read_netstrings(row.fields))
+    error = Failure("superseded", "its subject has had later commands since it was lost", now)
+    head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
+    return head + outcome_rest("dead", now, None, error=error)
+
+
+async def _installation(redis: Redis, keys: Keys) -> str:
+    """The name of what is kept in this Redis; made up once."""
+    found = await redis.call("HGET", keys.meta, "installation")
+    if found is None:
+        await redis.call("HSETNX", keys.meta, "installation", secrets.token_hex(8))
+        found = await redis.call("HGET", keys.meta, "installation")
+    return str(found.decode())
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,168 @@
+-- replay: put back what a publisher had accepted and this server may lack, in the order of acceptance.
+-- KEYS  1 spare, 2 stream, 3 settled, 4 scheduled, 5 bodies, 6 moved, 7 dead, 8 requeued, 9 newer, 10 incarnation, 11 lease,
+--       12 asleep, 13 ring channel, 14 ended channel,
+--       then per row: idempotency key, outcome, outcome of the dead command that it repeats (spare: there is none)
+-- ARGV  1 incarnation to put it back on, 2 group, 3 random step, 4 seconds keys and outcomes live, 5 settled's length,
+--       6 most dead letters, 7 rows
+--       then per row: operation, id, hash of the body, id of the dead command, its letter's entry id, outcome or due (ms),
+--         n, n fields
+-- returns {'other', incarnation}, or per row there, accepted, superseded (nothing was written), late (a node has begun it)
+--         or alive (the command that it repeats lives)
+--
+-- One script for many rows: where one fails, none after it was put back, so the order stays. They were admitted once,
+-- so neither the limit of the backlog nor a full server refuses them.
+--!include mint
+--!include incarnation
+--!include netstrings
+--!include withdraw
+--!include dead_letter
+--!include ring
+local call = redis.call
+local current = server_incarnation()
+if current ~= ARGV[1] then
+  return {'other', current}
+end
+call('DEL', KEYS[1])
+note_incarnation(KEYS[10], KEYS[11])
+local STREAM, SETTLED, SCHEDULED, BODIES, MOVED, DEAD, REQUEUED, NEWER = unpack(KEYS, 2, 9)
+local group, step, seconds = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+
+-- The row at hand.
+local id, hash, origin, letter, extra, first, last
+local idem, outcome, origin_outcome
+
+local function is_there()
+  return (trace(id, outcome, STREAM, SCHEDULED, MOVED, REQUEUED))
+end
+
+-- The caller has repeated the command meanwhile, with the same key.
+local function repeated_since()
+  local value = idem ~= KEYS[1] and call('GET', idem)
+  return value and string.match(value, '^%S+') ~= id
+end
+
+local function superseded()
+  local subject
+  for i = first, last, 2 do
+    if ARGV[i] == 'subject' then
+      subject = ARGV[i + 1]
+    end
+  end
+  local later = call('HMGET', NEWER, subject, '*')
+  local at = tonumber((string.match(id, '(%d+)-%d+$')))
+  return (later[1] and tonumber(later[1]) > at) or (later[2] and tonumber(later[2]) > at)
+end
+
+local function keep_key(after_s)
+  if idem ~= KEYS[1] then
+    call('SET', idem, id .. ' ' .. hash, 'EX', digits(seconds + after_s))
+  end
+end
+
+local function put_back()
+  call('HSET', MOVED, id, add(STREAM, step, ARGV, first, last))
+  ring(KEYS[12], KEYS[13])
+end
+
+-- Where a command's letter is: its entry may be another one than before, if it died again.
+local function find_letter(command)
+  local found = call('XRANGE', DEAD, letter, letter)[1]
+  if found and found[2][2] == command then
+    return letter
+  end
+  for _, each in ipairs(call('XREVRANGE', DEAD, '+', '-', 'COUNT', 100)) do
+    if each[2][2] == command then
+      return each[1]
+    end
+  end
+end
+
+local operations = {}
+
+function operations.append()
+  if is_there() or repeated_since() then
+    return 'there'
+  elseif superseded() then
+    return 'superseded'
+  end
+  put_back()
+  keep_key(0)
+  return 'accepted'
+end
+
+function operations.schedule()
+  if is_there() or repeated_since() then
+    return 'there'
+  end
+  call('HSET', BODIES, id, netstrings({unpack(ARGV, first, last)}))
+  call('ZADD', SCHEDULED, extra, id)
+  keep_key(math.ceil(math.max(0, extra - now_ms()) / 1000))
+  call('SPUBLISH', KEYS[13], 'scheduled')
+  return 'accepted'
+end
+
+-- Also where the command is not there: somebody else may put it back, who then finds that it has ended.
+function operations.cancel()
+  local found = call('GET', outcome)
+  if found then
+    return found == extra and 'there' or 'late'
+  elseif withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED) == 2 then
+    return 'late'
+  end
+  record_end(id, 'cancelled', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
+  return 'accepted'
+end
+
+function operations.requeue()
+  if is_there() then
+    return 'there'
+  end
+  if not find_letter(origin) and trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
+    return 'alive'
+  elseif superseded() then
+    return 'superseded'
+  end
+  put_back()
+  call('HSET', REQUEUED, origin, id)
+  return 'accepted'
+end
+
+function operations.discard()
+  local found = find_letter(id)
+  if found then
+    call('XDEL', DEAD, found)
+    call('HDEL', REQUEUED, id)
+    return 'accepted'
+  end
+  local word = withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
+  if word == 2 then
+    return 'late'
+  elseif word == 1 or call('EXISTS', outcome) == 0 then
+    record_end(id, 'dead', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
+    return 'accepted'
+  end
+  return 'there'
+end
+
+-- For a row that was answered 'superseded': the operator decides.
+function operations.bury()
+  if is_there() then
+    return 'there'
+  end
+  dead_letter(DEAD, REQUEUED, ARGV[6], id, 'superseded',
+    'lost in a fail-over, and its subject has had later commands since', 0, '', digits(now_ms()), 0, {unpack(ARGV, first, last)})
+  record_end(id, 'dead', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
+  keep_key(0)
+  return 'accepted'
+end
+
+local answers, at, key = {}, 8, 15
+for i = 1, tonumber(ARGV[7]) do
+  local operation, n
+  operation, id, hash, origin, letter, extra, n = unpack(ARGV, at, at + 6)
+  first, last = at + 7, at + 6 + n
+  idem, outcome, origin_outcome = unpack(KEYS, key, key + 2)
+  answers[i] = operations[operation]()
+  at, key = last + 1, key + 3
+end
+return answers

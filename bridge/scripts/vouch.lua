@@ -1,0 +1,15 @@
+-- vouch: a publisher with a journal is there, and says on which incarnation it has put everything back.
+-- KEYS  1 publishers
+-- ARGV  1 publisher, 2 incarnation ('*' = this one, there is nothing to put back; '-' = none yet; '' = it leaves for good),
+--       3 seconds until the silent are forgotten, 4 ms that it counts as silent for already
+-- returns this server's incarnation
+--!include incarnation
+--!include clock
+local current = server_incarnation()
+if ARGV[2] == '' then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+else
+  redis.call('HSET', KEYS[1], ARGV[1], digits(now_ms() - ARGV[4]) .. ' ' .. (ARGV[2] == '*' and current or ARGV[2]))
+  redis.call('EXPIRE', KEYS[1], ARGV[3])
+end
+return current

@@ -1,0 +1,27 @@
+-- withdraw (include): take a command that no node has read off the stream or the schedule.
+--!include trace
+-- returns 1 withdrawn, 0 not there, 2 delivered already
+local function withdraw(id, group, outcome_key, stream, scheduled_key, bodies_key, moved_key, requeued_key)
+  if redis.call('ZREM', scheduled_key, id) == 1 then
+    redis.call('HDEL', bodies_key, id)
+    return 1
+  end
+  local _, entry = trace(id, outcome_key, stream, scheduled_key, moved_key, requeued_key)
+  if not entry then
+    return 0
+  end
+  local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1) -- an error: no group, so nobody read it
+  if not pending.err and #pending > 0 then
+    return 2
+  end
+  redis.call('XDEL', stream, entry)
+  redis.call('HDEL', moved_key, id)
+  return 1
+end
+
+-- The record of a command that ended without a handler.
+local function record_end(id, state, outcome, settled_key, length, outcome_key, seconds, ended_channel)
+  redis.call('XADD', settled_key, 'MAXLEN', '~', length, '*', 'id', id, 'state', state, 'outcome', outcome)
+  redis.call('SET', outcome_key, outcome, 'EX', seconds)
+  redis.call('SPUBLISH', ended_channel, id)
+end

@@ -1,0 +1,462 @@
+"""The publisher's journal: what a server has lost comes back once, in order, and nothing comes back that had ended."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.client import Bridge
+from bridge.envelope import Command
+from bridge.errors import Misconfigured, Overloaded, Replaying
+from bridge.replay import Replay
+from bridge.telemetry import Connected, NotReplayed, Read, Replayed, Settled, Superseded
+from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many, note
+from tests.recorder import Recorder
+from tests.servers import Server
+from tests.waiting import until
+
+
+class Past:
+    """The server's data as it is now; ``return_`` makes it forget everything since, as a lagging replica would have."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._kept = server, server.directory / "past"
+        shutil.rmtree(self._kept, ignore_errors=True)
+        shutil.copytree(server.directory / "appendonlydir", self._kept)
+
+    async def return_(self) -> None:
+        self._server.kill()
+        shutil.rmtree(self._server.directory / "appendonlydir")
+        shutil.copytree(self._kept, self._server.directory / "appendonlydir")
+        await self._server.restart()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+async def publisher(own_fleet: Fleet, journal: Path) -> Bridge:
+    """A bridge with a journal, on a server that may be killed."""
+    return await own_fleet.bridge(journal=journal)
+
+
+def replay_of(bridge: Bridge) -> Replay:
+    assert bridge.replay is not None
+    return bridge.replay
+
+
+async def replayed(events: Recorder, publisher: Bridge) -> None:
+    """Until its rows of shard 0 were looked up on the server as it is now."""
+    incarnation = await _incarnation(publisher)
+    await events.wait_for(Replayed, incarnation=incarnation)
+
+
+async def _incarnation(bridge: Bridge) -> str:
+    await until(lambda: bridge.redis.connected)
+    info = (await bridge.redis.call("INFO", "replication")).decode()
+    return next(line.partition(":")[2] for line in info.split() if line.startswith("master_replid:"))
+
+
+async def state(bridge: Bridge, id: str) -> str | None:
+    outcome = await bridge.outcome(id)
+    return None if outcome is None else outcome.state
+
+
+async def numbers(fleet: Fleet, count: int) -> list[int]:
+    """What took effect, once there are so many."""
+
+    async def enough() -> bool:
+        return len(await fleet.log()) >= count
+
+    await until(enough, what="all take effect")
+    return await fleet.log()
+
+
+async def test_what_a_server_lost_comes_back_once_and_in_order(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    await own_fleet.node()
+    await do_many(publisher, range(5))
+    await numbers(own_fleet, 5)
+    past = Past(own_fleet.server)
+    receipts = await do_many(publisher, range(5, 40))
+    for receipt in receipts:
+        await events.wait_for(Settled, id=receipt.id)
+    await past.return_()
+    await replayed(events, publisher)
+    assert await numbers(own_fleet, 40) == list(range(40))
+    for receipt in receipts:
+        assert await state(publisher, receipt.id) == "done"
+    [told] = events.all(Replayed)
+    assert (told.rows, told.put_back) == (40, 35)
+
+
+async def test_a_new_command_waits_until_the_publishers_own_are_back(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    await do_many(publisher, range(10))
+    await past.return_()
+    await until(lambda: publisher.redis.connected)
+    await do(publisher, 10)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 11) == list(range(11))
+
+
+async def test_a_repeated_key_finds_the_command_that_came_back(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    first = await do(publisher, idempotency_key="k", expires_in=60)
+    await past.return_()
+    await replayed(events, publisher)
+    again = await do(publisher, idempotency_key="k", expires_in=60)
+    assert (again.id, again.duplicate) == (first.id, True)
+    outcome = await publisher.outcome(first.id)
+    assert outcome is not None
+    assert outcome.expires_at == int(first.id.split("-")[1]) + 60_000
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [1]
+
+
+async def test_a_scheduled_command_comes_back_for_its_time(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    due = await publisher.inspector.now() + 2
+    receipt = await do(publisher, deliver_at=due)
+    await past.return_()
+    await replayed(events, publisher)
+    outcome = await publisher.outcome(receipt.id)
+    assert outcome is not None
+    assert (outcome.state, outcome.deliver_at) == ("scheduled", int(due * 1000))
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [1]
+
+
+async def test_a_cancelled_command_does_not_come_back(own_fleet: Fleet, publisher: Bridge, events: Recorder) -> None:
+    past = Past(own_fleet.server)
+    receipts = await do_many(publisher, range(3))
+    await publisher.cancel(receipts[1].id, by="operator")
+    await past.return_()
+    await replayed(events, publisher)
+    assert await state(publisher, receipts[1].id) == "cancelled"
+    await own_fleet.node()
+    assert await numbers(own_fleet, 2) == [0, 2]
+
+
+async def test_a_cancel_is_done_again_where_its_command_survived(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    receipts = await do_many(publisher, range(2))
+    past = Past(own_fleet.server)
+    await publisher.cancel(receipts[0].id, by="operator")
+    await past.return_()
+    await replayed(events, publisher)
+    assert await state(publisher, receipts[0].id) == "cancelled"
+    assert await state(publisher, receipts[1].id) == "accepted"
+    await own_fleet.node()
+    await numbers(own_fleet, 1)
+
+
+class Once:
+    """A handler that refuses each command's first try for good."""
+
+    def __init__(self) -> None:
+        self.open = False
+
+    async def __call__(self, command: Command[Do]) -> Any:
+        if not self.open:
+            raise ValueError("not yet")
+        return await note(command)
+
+
+@pytest.fixture
+async def dead_id(own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder) -> str:
+    """A command that is a dead letter, as a node that has left again found; handlers work from now on."""
+    desk.handle = once = Once()
+    await own_fleet.node("node-first", max_attempts=1)
+    receipt = await do(publisher, 7)
+    await publisher.outcome(receipt.id, wait=5)
+    await own_fleet.leave("node-first")
+    once.open = True
+    return receipt.id
+
+
+async def test_a_requeued_command_comes_back_once(
+    own_fleet: Fleet, publisher: Bridge, dead_id: str, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    [(_, new_id)] = (await publisher.dead.requeue([dead_id], by="operator", reason="again")).done
+    await past.return_()
+    await replayed(events, publisher)
+    result = await publisher.dead.requeue([dead_id], by="operator", reason="again")
+    assert result.skipped == [(dead_id, "already_requeued")]
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [7]
+    assert await state(publisher, str(new_id)) == "done"
+
+
+async def test_a_requeue_is_not_repeated_where_its_command_lives_again(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    desk.handle = once = Once()
+    receipt = await do(publisher, 7)
+    past = Past(own_fleet.server)
+    await own_fleet.node("node-first", max_attempts=1)
+    await publisher.outcome(receipt.id, wait=5)
+    await publisher.dead.requeue([receipt.id], by="operator", reason="again")
+    await own_fleet.leave("node-first")
+    once.open = True
+    await past.return_()
+    await replayed(events, publisher)
+    assert events.all(NotReplayed, operation="requeue")
+    await own_fleet.node()
+    await events.wait_for(Settled, id=receipt.id, state="done")
+    assert await own_fleet.log() == [7]
+
+
+async def test_a_discarded_letter_stays_away(
+    own_fleet: Fleet, publisher: Bridge, dead_id: str, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    await publisher.dead.discard([dead_id])
+    await past.return_()
+    await replayed(events, publisher)
+    assert await publisher.dead.get(dead_id) is None
+    assert await state(publisher, dead_id) == "dead"
+
+
+async def test_a_discarded_command_is_not_run_where_all_of_it_was_lost(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    desk.handle = once = Once()
+    await own_fleet.node("node-first", max_attempts=1)
+    receipt = await do(publisher, 7)
+    await publisher.outcome(receipt.id, wait=5)
+    await publisher.dead.discard([receipt.id])
+    await own_fleet.leave("node-first")
+    once.open = True
+    await past.return_()
+    await replayed(events, publisher)
+    await own_fleet.node()
+    await do(publisher, 8)
+    assert await numbers(own_fleet, 1) == [8]
+    assert await state(publisher, receipt.id) == "dead"
+
+
+async def test_a_late_replay_does_not_undo_what_was_accepted_since(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    other = await own_fleet.bridge()
+    async with Bridge.connect(
+        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
+    ) as gone:
+        past = Past(own_fleet.server)
+        name = replay_of(gone).journal.publisher
+        lost = [await do(gone, 1), await do(gone, 2, "user:u2")]
+    await past.return_()
+    await until(lambda: other.redis.connected)
+    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
+    await do(other, 3)
+    events.clear()
+    back = await own_fleet.bridge(journal=journal)
+    assert (await events.wait_for(Superseded)).id == lost[0].id
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [3]
+    assert await state(back, lost[0].id) == "dead"
+    assert (await do(back, 1, idempotency_key=lost[0].idempotency_key)).duplicate
+    letter = await back.dead.get(lost[0].id)
+    assert letter is not None
+    assert (letter.cause_code, letter.payload) == ("superseded", {"n": 1})
+    outcome = await back.outcome(lost[1].id, wait=5)
+    assert outcome is not None
+    assert outcome.state == "done"
+    [(_, new_id)] = (await back.dead.requeue([lost[0].id], by="operator", reason="still wanted")).done
+    assert await numbers(own_fleet, 2) == [3, 1]
+    assert await state(back, str(new_id)) == "done"
+
+
+async def test_a_publisher_that_is_gone_holds_others_up_for_five_seconds_at_most(
+    own_fleet: Fleet, events: Recorder
+) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("gone", "*")
+    await own_fleet.server.restart()
+    await until(lambda: bridge.redis.connected)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(Replaying) as caught:
+        await do(bridge)
+    assert 4 < caught.value.retry_after_s <= 5
+
+    async def accepted() -> bool:
+        try:
+            await do(bridge, idempotency_key="k")
+        except Replaying:
+            return False
+        return True
+
+    await until(accepted, 8)
+    assert 4 < loop.time() - began < 6.5
+
+
+async def test_two_publishers_wait_for_each_other(
+    own_fleet: Fleet, publisher: Bridge, journal: Path, events: Recorder
+) -> None:
+    second = await own_fleet.bridge(journal=journal)
+    assert replay_of(second).journal.path != replay_of(publisher).journal.path
+    past = Past(own_fleet.server)
+    await do(publisher, 1)
+    await do(second, 1, "user:u2")
+    await past.return_()
+
+    async def accepted(bridge: Bridge, subject: str) -> bool:
+        try:
+            await do(bridge, 2, subject, idempotency_key="k")
+        except Replaying:
+            return False
+        return True
+
+    await until(lambda: publisher.redis.connected and second.redis.connected)
+    # Each on the other's subject: nothing new may go before what the other has to put back.
+    await until(lambda: accepted(publisher, "user:u2"))
+    await until(lambda: accepted(second, "user:u1"))
+    await own_fleet.node()
+    assert await numbers(own_fleet, 2) == [1, 2]
+
+    async def both() -> bool:
+        return await own_fleet.log("user:u2") == [1, 2]
+
+    await until(both)
+
+
+async def test_an_ordinary_restart_holds_nobody_up_for_long_and_repeats_nothing(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    await own_fleet.node()
+    await do_many(publisher, range(20))
+    await numbers(own_fleet, 20)
+    await own_fleet.server.restart()
+    await replayed(events, publisher)
+    await do(publisher, 20)
+    assert await numbers(own_fleet, 21) == list(range(21))
+    assert events.all(Replayed)[-1].put_back == 0
+
+
+async def test_what_a_flushed_server_had_is_not_put_back(own_fleet: Fleet, publisher: Bridge, events: Recorder) -> None:
+    await do(publisher, 1)
+    await own_fleet.raw.flushall()
+    await replay_of(publisher).step()
+    await do(publisher, 2)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [2]
+
+
+async def test_a_key_counts_only_while_its_command_is_there(fleet: Fleet, bridge: Bridge) -> None:
+    """Keys outlive a stream that somebody deletes."""
+    first = await do(bridge, idempotency_key="k")
+    await fleet.raw.delete("chat:{0}:commands")
+    again = await do(bridge, idempotency_key="k")
+    assert not again.duplicate
+    assert again.id != first.id
+    assert (await do(bridge, idempotency_key="k")).id == again.id
+    await fleet.node()
+    assert await numbers(fleet, 1) == [1]
+    assert (await do(bridge, idempotency_key="k")).duplicate
+
+
+async def test_an_outcome_lives_as_long_as_its_key(fleet: Fleet, bridge: Bridge) -> None:
+    await fleet.node()
+    receipt = await do(bridge, idempotency_key="k")
+    await bridge.outcome(receipt.id, wait=5)
+    for key in ("chat:{0}:idem:tester:user:u1:k", f"chat:{{0}}:outcome:{receipt.id}"):
+        await fleet.raw.expire(key, 5)
+    assert (await do(bridge, idempotency_key="k")).duplicate
+    assert await fleet.raw.ttl("chat:{0}:idem:tester:user:u1:k") > 3590
+    assert await fleet.raw.ttl(f"chat:{{0}}:outcome:{receipt.id}") > 3590
+
+
+async def test_rows_leave_once_their_command_has_ended_and_the_server_stood(
+    fleet: Fleet, desk: Desk, journal: Path, events: Recorder
+) -> None:
+    desk.handle = gate = Gate()
+    bridge = await fleet.bridge(journal=journal)
+    replay = replay_of(bridge)
+    replay.window_s = 0.05
+    await fleet.node()
+    receipt = await do(bridge)
+    await until(lambda: gate.entered)
+    loop = asyncio.get_running_loop()
+    stood = loop.time() + 0.2
+
+    async def tidied() -> bool:
+        await replay.step()
+        return loop.time() > stood
+
+    await until(tidied)
+    assert replay.journal.count == 1  # it is being handled
+    gate.open()
+    await events.wait_for(Settled, id=receipt.id)
+
+    async def gone() -> bool:
+        await replay.step()
+        return replay.journal.count == 0
+
+    await until(gone)
+
+
+async def test_a_full_journal_refuses_before_anything_is_accepted(fleet: Fleet, journal: Path) -> None:
+    bridge = await fleet.bridge(journal=journal)
+    replay_of(bridge).journal.max_rows = 2
+    await do_many(bridge, range(2))
+    with pytest.raises(Overloaded):
+        await do(bridge)
+    assert await fleet.raw.xlen("chat:{0}:commands") == 2
+    await fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_a_directory_that_cannot_be_written_is_refused_with_the_remedy(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match="BRIDGE_JOURNAL"):
+        await fleet.bridge(journal=tmp_path / "file" / "journal")
+
+
+async def test_the_journal_of_another_installation_is_left_alone(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    async with Bridge.connect(
+        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
+    ) as before:
+        await do(before)
+    await own_fleet.raw.flushall()
+    await own_fleet.server.restart()
+    after = await own_fleet.bridge(journal=journal)
+    assert replay_of(after).journal.count == 0
+    assert await own_fleet.raw.xlen("chat:{0}:commands") == 0
+
+
+async def test_a_publisher_leaves_nothing_behind_that_others_wait_for(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    bridge = await own_fleet.bridge()
+    for rows in (0, 1):
+        async with Bridge.connect(
+            own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
+        ) as left:
+            if rows:
+                await do(left)
+        events.clear()
+        await own_fleet.server.restart()
+        await events.wait_for(Connected)
+        await do(bridge)
+    await own_fleet.node()
+    await events.wait_for(Read)
+    assert await numbers(own_fleet, 3) == [1, 1, 1]

@@ -1,0 +1,163 @@
+"""The journal's files: through kill -9, full disks, several processes, and processes that never come back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import Misconfigured, NotRecorded
+from bridge.guard import guarded, needs_pipe
+from bridge.journal import Journal, Row
+from tests.conformance.fleet import Fleet, do
+from tests.conformance.test_journal import Past, replay_of
+from tests.waiting import until
+
+REPOSITORY = Path(__file__).parents[2]
+INSTALLATION = "i"
+
+
+def row(number: int, shard: int = 0, incarnation: str = "first") -> Row:
+    return Row(shard, incarnation, 0.0, "append", f"{shard}-{number}-1", fields=b"1:v,")
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[Journal]]]:
+    """Open one more journal in the test's directory."""
+    journals: list[Journal] = []
+
+    async def open_() -> Journal:
+        journals.append(await Journal.open(tmp_path, INSTALLATION))
+        return journals[-1]
+
+    yield open_
+    for journal in journals:
+        if journal.path.with_suffix(".lock").exists():
+            await journal.close()
+
+
+async def test_rows_come_back_in_the_order_of_acceptance(opened: Callable[[], Awaitable[Journal]]) -> None:
+    journal = await opened()
+    await asyncio.gather(*(journal.add(row(n)) for n in range(100)))
+    await journal.add(row(3))  # the caller has repeated it
+    assert journal.count == 100
+    assert [each.id for each in await journal.rows(0, "second", -1, 1000)] == [f"0-{n}-1" for n in range(100)]
+    assert await journal.rows(0, "first", -1, 1000) == []
+
+
+async def test_every_process_has_a_file_of_its_own(opened: Callable[[], Awaitable[Journal]]) -> None:
+    journals = [await opened() for _ in range(3)]
+    assert len({journal.path for journal in journals}) == len({journal.publisher for journal in journals}) == 3
+    await journals[1].add(row(1))
+    assert await journals[0].adopt() == []  # its process lives
+    await journals[0].adopt()
+    assert journals[0].count == 0
+
+
+async def test_a_damaged_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / f"{INSTALLATION}-0.sqlite").write_bytes(b"no database at all, " * 100)
+    with pytest.raises(Misconfigured, match="move it away"):
+        await Journal.open(tmp_path, INSTALLATION)
+
+
+async def test_a_full_disk_is_told_and_the_same_key_helps_later(fleet: Fleet, tmp_path: Path) -> None:
+    bridge = await fleet.bridge(journal=tmp_path)
+    journal = replay_of(bridge).journal
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    wal = journal.path.with_name(journal.path.name + "-wal")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size, hard))
+    try:
+        with pytest.raises(NotRecorded):
+            await do(bridge, idempotency_key="k")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert journal.count == 0
+    receipt = await do(bridge, idempotency_key="k")
+    assert receipt.duplicate
+    assert journal.count == 1
+    await fleet.raw.delete("chat:{0}:commands")
+
+
+@asynccontextmanager
+async def publishing(url: str, directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *guarded([sys.executable, "-m", "tests.conformance.journaling", url, str(directory)]),
+        cwd=REPOSITORY,
+        stdin=asyncio.subprocess.PIPE if needs_pipe() else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def accepted(process: asyncio.subprocess.Process, count: int) -> list[str]:
+    assert process.stdout is not None
+    return [(await process.stdout.readline()).decode().strip() for _ in range(count)]
+
+
+async def rest(process: asyncio.subprocess.Process) -> list[str]:
+    assert process.stdout is not None
+    return [line.decode().strip() async for line in process.stdout if line.endswith(b"\n")]
+
+
+async def test_whatever_a_killed_publisher_was_told_is_in_its_journal_and_comes_back(
+    own_fleet: Fleet, tmp_path: Path, seed: int
+) -> None:
+    """Killed at any moment, while it commits as well; the next process takes its file over and puts everything back."""
+    count = random.Random(seed).randrange(50, 400)
+    async with publishing(own_fleet.server.url, tmp_path) as process:
+        ids = await accepted(process, 1)
+        past = Past(own_fleet.server)
+        ids += await accepted(process, count)
+        process.kill()
+        ids += await rest(process)
+    [left] = tmp_path.glob("*-0.sqlite")
+    blocker = await Journal.open(tmp_path, left.name.rpartition("-")[0])  # as a third one would: the file is adopted
+    assert blocker.path == left
+    blocker.count = 1  # so that its file stays
+    await blocker.close()
+    await past.return_()
+    bridge = await own_fleet.bridge(journal=tmp_path)
+
+    async def known(id: str) -> bool:
+        return await bridge.outcome(id) is not None
+
+    assert all(await asyncio.gather(*map(known, ids)))
+    stream = [
+        entry[1].get(b"id", b"0-" + entry[0]).decode() for entry in await own_fleet.raw.xrange("chat:{0}:commands")
+    ]
+    assert len(set(stream)) == len(stream)
+    assert set(ids) <= set(stream)
+    await own_fleet.raw.delete("chat:{0}:commands", "chat:{0}:scheduled:moved")
+
+
+async def test_a_living_process_takes_over_from_one_that_was_killed(own_fleet: Fleet, tmp_path: Path) -> None:
+    bridge = await own_fleet.bridge(journal=tmp_path)
+    async with publishing(own_fleet.server.url, tmp_path) as process:
+        ids = await accepted(process, 50)
+        process.kill()
+        ids += await rest(process)
+    replay = replay_of(bridge)
+    replay.window_s = 0.0
+
+    async def adopted() -> bool:
+        await replay.step()
+        return replay.journal.count >= len(ids)
+
+    await until(adopted)
+    assert list(tmp_path.glob("*.sqlite")) == [replay.journal.path]
+    assert len(await own_fleet.raw.hgetall("chat:{0}:publishers")) == 1
+    await own_fleet.raw.delete("chat:{0}:commands")
