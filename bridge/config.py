@@ -107,7 +107,6 @@ class BridgeSettings(Settings):
     history_length: int = Field(1000, ge=10, le=1_000_000)
     allow_volatile: bool = False
     journal: Path | None = None  # a directory; None or "off": this process keeps none
-    wait_replicas: int = Field(0, ge=0, le=10)
     plugins: Annotated[tuple[str, ...], NoDecode] = ()
 
     @field_validator("journal", mode="before")

@@ -38,7 +38,8 @@ _AGAIN_FIRST_S, _AGAIN_MOST_S = 0.2, 5.0  # between two starts of a service that
 
 # Set for every service by the demo, or meant for the command line: what the shell has of these is not handed on.
 _NOT_INHERITED = ("BRIDGE_REDIS_URL", "BRIDGE_JOURNAL", "BACKOFFICE_URL", "BACKOFFICE_TOKEN",
-                  "BACKOFFICE_DEMO_CHAT_KEY", "CHATSERVER_JWT_ISSUER", "CHATSERVER_JWT_AUDIENCE", "CHATSERVER_PUBLIC_URL")  # fmt: skip
+                  "BACKOFFICE_DEMO_CHAT_KEY", "CHATSERVER_JWT_ISSUER", "CHATSERVER_JWT_AUDIENCE",
+                  "CHATSERVER_PUBLIC_URL")  # fmt: skip
 _PREFIXES = ("BRIDGE_", "BACKOFFICE_", "CHATSERVER_")
 _WORDS = "CHATSERVER_WORDS_FILE"
 

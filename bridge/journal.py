@@ -205,7 +205,8 @@ class Journal:
     async def _commit_all(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            writing = asyncio.ensure_future(self._run(partial(self._insert, [row for row, _ in batch])))
+            rows = [row for row, _ in batch]
+            writing = asyncio.get_running_loop().run_in_executor(self._thread, partial(self._insert, rows))
             while not (await asyncio.wait((writing,), timeout=COMMIT_S))[0]:
                 self._fail(batch + self._waiting, "the disk does not answer")
                 self.count -= len(self._waiting)
