@@ -22,15 +22,15 @@ _LAGS_S = 10  # a replica that has not reported for so long does not count as fo
 
 # One sample call of each command that scripts and processes make. {k} is a key of the namespace, {c} a channel.
 _CALLS = (
-    "DEL {k}", "EVAL x 0", "EVALSHA x 0", "EXISTS {k}", "EXPIRE {k} 1", "GET {k}", "HDEL {k} f", "HGET {k} f",
-    "HGETALL {k}", "HINCRBY {k} f 1", "HKEYS {k}", "HLEN {k}", "HMGET {k} f", "HSET {k} f v", "HSETNX {k} f v",
-    "INCR {k}", "INCRBY {k} 1", "INFO replication", "LRANGE {k} 0 1", "PEXPIRE {k} 1", "PING", "PTTL {k}",
-    "SCRIPT LOAD x", "SET {k} v", "SMEMBERS {k}", "SPUBLISH {c} m", "SSUBSCRIBE {c}", "SUNSUBSCRIBE {c}", "TIME",
+    "DEL {k}", "EVAL x 0", "EVALSHA x 0", "EXISTS {k}", "EXPIRE {k} 1", "GET {k}", "HDEL {k} f", "HEXISTS {k} f",
+    "HGET {k} f", "HGETALL {k}", "HINCRBY {k} f 1", "HKEYS {k}", "HLEN {k}", "HMGET {k} f", "HSET {k} f v",
+    "HSETNX {k} f v", "INCR {k}", "INCRBY {k} 1", "INFO replication", "LRANGE {k} 0 1", "PEXPIRE {k} 1", "PING",
+    "PTTL {k}", "SCRIPT LOAD x", "SET {k} v", "SMEMBERS {k}", "SPUBLISH {c} m", "SSUBSCRIBE {c}", "SUNSUBSCRIBE {c}", "TIME",
     "TTL {k}", "TYPE {k}", "XACK {k} g 0-1", "XADD {k} * f v", "XCLAIM {k} g c 0 0-1", "XDEL {k} 0-1",
     "XGROUP CREATE {k} g 0", "XGROUP DELCONSUMER {k} g c", "XINFO CONSUMERS {k} g", "XINFO GROUPS {k}",
     "XINFO STREAM {k}", "XLEN {k}", "XPENDING {k} g", "XRANGE {k} - +", "XREADGROUP GROUP g c STREAMS {k} >",
-    "XREVRANGE {k} + -", "ZADD {k} 1 m", "ZCARD {k}", "ZRANGE {k} 0 1", "ZRANGEBYSCORE {k} 0 1", "ZREM {k} m",
-    "ZREMRANGEBYSCORE {k} 0 1", "ZSCORE {k} m",
+    "XREVRANGE {k} + -", "ZADD {k} 1 m", "ZCARD {k}", "ZCOUNT {k} 0 1", "ZRANGE {k} 0 1", "ZRANGEBYSCORE {k} 0 1",
+    "ZREM {k} m", "ZREMRANGEBYSCORE {k} 0 1", "ZSCORE {k} m",
 )  # fmt: skip
 
 
