@@ -54,7 +54,7 @@ async def serve(settings: BackofficeSettings, bridge: BridgeSettings, ready_file
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with listening(make_app(settings, bridge), settings.host, settings.port) as url:
+    async with listening(make_app(settings, bridge, announce=_announce_admin), settings.host, settings.port) as url:
         _collect_seldom()
         if not _is_loopback(settings.host):
             log.warning("tokens travel in plain HTTP beyond this machine: put a TLS proxy in front", url=url)
@@ -74,6 +74,12 @@ def _announce(where: Mapping[str, str | int], ready_file: Path | None) -> None:
     sys.stdout.flush()
     if ready_file is not None:
         write_json(ready_file, where)
+
+
+def _announce_admin(name: str, password: str) -> None:
+    """On the error output only, so that it does not stay in the logs' store."""
+    sys.stderr.write(f"backoffice: first start: log in as {name!r} with the one-time password {password}\n")
+    sys.stderr.flush()
 
 
 def _is_loopback(host: str) -> bool:

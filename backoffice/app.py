@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 
 import structlog
 from aiohttp import web
 
 from backoffice import openapi
+from backoffice.access import REFRESH_S, Access
+from backoffice.api import (
+    audit as audit_api,
+)
 from backoffice.api import (
     broadcasts,
     chat_token,
@@ -19,16 +23,37 @@ from backoffice.api import (
     health,
     home,
     nodes,
+    operators,
     rooms,
     sanctions,
     self_check,
+    session,
     shards,
+    tokens,
     users,
 )
+from backoffice.audit import Audit
 from backoffice.config import BackofficeSettings
 from backoffice.metrics import METRICS, Metrics
-from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, STOPPING, TOKENS, Route, bind
+from backoffice.passwords import Passwords
+from backoffice.people import FIRST_ADMIN, People
+from backoffice.records import Records
+from backoffice.routes import (
+    ACCESS,
+    AUDIT,
+    BRIDGE,
+    DEADLINE_S,
+    PREFIX,
+    RECORDS,
+    STOPPING,
+    STRANGERS,
+    THROTTLE,
+    Route,
+    bind,
+)
+from backoffice.throttle import Allowance, Throttle
 from bridge.client import Bridge
+from bridge.clock import every
 from bridge.config import BridgeSettings
 from bridge.findings import REFUSE, UNKNOWN, WARN
 from bridge.registry import Registry, default
@@ -47,7 +72,8 @@ from bridge.telemetry import (
 log = structlog.get_logger(__name__)
 _LEVELS = {REFUSE: logging.ERROR, WARN: logging.WARNING, UNKNOWN: logging.INFO}  # of findings
 
-RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, self_check)
+RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, self_check,
+             session, operators, tokens, audit_api)  # fmt: skip
 
 
 def make_app(
@@ -56,10 +82,16 @@ def make_app(
     *,
     registry: Registry = default,
     telemetry: Telemetry | None = None,
+    announce: Callable[[str, str], None] | None = None,
 ) -> web.Application:
-    """An application that connects to Redis when it starts. Importing this registers the chat vocabulary."""
+    """An application that connects to Redis when it starts. Importing this registers the chat vocabulary.
+
+    ``announce`` is told name and one-time password of the first admin, where the database knows nobody yet.
+    """
     app = web.Application()
-    app[TOKENS], app[METRICS], app[STOPPING] = settings.tokens, Metrics(), asyncio.Event()
+    events = telemetry or Telemetry()
+    app[METRICS], app[STOPPING] = Metrics(), asyncio.Event()
+    app[THROTTLE], app[STRANGERS] = Throttle(), Allowance(per_s=1, at_once=100)
     described = routes(settings)
     for route in (*described, openapi.route(described, registry)):
         if route.method == "GET":
@@ -69,8 +101,24 @@ def make_app(
     health.add_to(app)
     home.add_to(app)
 
+    async def recorded(app: web.Application) -> AsyncIterator[None]:
+        async with Records.open(settings.database_url.get_secret_value()) as records:
+            people = People(records, Passwords())
+            app[RECORDS], app[ACCESS] = records, Access(settings.tokens, people, settings.proxies)
+            app[AUDIT] = Audit(records, settings.name)
+            await app[ACCESS].step()
+            given = settings.admin_password
+            password = await people.first_admin(None if given is None else given.get_secret_value())
+            if password is not None and announce is not None:
+                announce(FIRST_ADMIN, password)
+            refreshing = every(REFRESH_S, app[ACCESS].step, name="tokens", telemetry=events)
+            tasks = [asyncio.create_task(work) for work in (app[AUDIT].run(), refreshing)]
+            yield
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def connected(app: web.Application) -> AsyncIterator[None]:
-        events = telemetry or Telemetry()
         stops = events.listen(app[METRICS].listen, inline=True), events.listen(_log)
         async with Bridge.connect(bridge, registry=registry, telemetry=events, timeout=DEADLINE_S) as app[BRIDGE]:
             app[METRICS].watch(app[BRIDGE])
@@ -81,7 +129,7 @@ def make_app(
     async def stop(app: web.Application) -> None:
         app[STOPPING].set()
 
-    app.cleanup_ctx.append(connected)
+    app.cleanup_ctx.extend((recorded, connected))
     app.on_shutdown.append(stop)
     return app
 

@@ -49,8 +49,8 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
     """Serve ``app`` and give its URL. Raises OSError if the address cannot be had."""
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
     try:
+        await runner.setup()  # what was set up before the part that fails is taken down as well
         server = runner.server
         assert server is not None
         server.request_handler = Frame(server.request_handler, app[METRICS])  # type: ignore[assignment]

@@ -13,6 +13,7 @@ from apispec import APISpec
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
+from backoffice.access import PLAIN_COOKIE
 from backoffice.api.commands import BatchedCommandIn, CommandIn
 from backoffice.intake import NoQuery
 from backoffice.operators import Role, role_to_issue
@@ -56,9 +57,10 @@ def build(described: Iterable[Route], registry: Registry) -> dict[str, Any]:
         openapi_version="3.1.0",
         info={"description": DESCRIPTION},
         servers=[{"url": PREFIX}],
-        security=[{"bearer": []}],
+        security=[{"bearer": []}, {"session": []}],
     )
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
+    spec.components.security_scheme("session", {"type": "apiKey", "in": "cookie", "name": PLAIN_COOKIE})
     refs = _Schemas(routes, registry)
     for name, schema in refs.components.items():
         spec.components.schema(name, schema)
@@ -138,7 +140,8 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": f"{route.handler.__module__.rpartition('.')[2]}.{route.handler.__name__}",
         "summary": summary.rstrip("."),
-        "description": f"{' '.join(more.split())} Takes the role {route.role}.".strip(),
+        "description": f"{' '.join(more.split())} {_who(route)}".strip(),
+        **({"security": []} if route.role is None else {}),
         "parameters": _parameters(route),
         "responses": {
             **{str(status): _response(status, schemas.answer(answer)) for status, answer in route.answers.items()},
@@ -149,6 +152,10 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         content = {"application/json": {"schema": schemas.body(route.body)}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
+
+
+def _who(route: Route) -> str:
+    return "For everybody." if route.role is None else f"Takes the role {route.role}."
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -165,7 +172,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _response(status: int, schema: Schemas) -> dict[str, Any]:
-    described = {200: "Done", 202: "Accepted", 207: "Each with its own status"}
+    described = {200: "Done", 201: "Made", 202: "Accepted", 207: "Each with its own status"}
     return {"description": described[status], "content": {"application/json": {"schema": schema}}}
 
 

@@ -11,7 +11,7 @@ from bridge.errors import Misconfigured
 from bridge.registry import CommandType
 
 MIN_TOKEN_CHARS = 16
-_NAME = re.compile(r"[A-Za-z0-9._@+-]{1,64}", re.ASCII)
+NAME = "[A-Za-z0-9._@+-]{1,64}"
 _TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]+")  # visible ASCII but the comma, which separates the entries
 
 
@@ -38,7 +38,7 @@ class Tokens:
     how long a look-up takes says nothing about any token."""
 
     def __init__(self, callers: dict[str, Caller]) -> None:
-        self._callers = {sha256(token.encode()).digest(): caller for token, caller in callers.items()}
+        self._callers = {digest_of(token): caller for token, caller in callers.items()}
 
     @classmethod
     def parse(cls, text: str) -> Tokens:
@@ -52,7 +52,14 @@ class Tokens:
         return cls(callers)
 
     def find(self, token: str) -> Caller | None:
-        return self._callers.get(sha256(token.encode("utf-8", "surrogateescape")).digest())
+        return self.of_digest(digest_of(token))
+
+    def of_digest(self, digest: bytes) -> Caller | None:
+        return self._callers.get(digest)
+
+
+def digest_of(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def _parse_entry(which: str, entry: str) -> tuple[str, Caller]:
@@ -60,7 +67,7 @@ def _parse_entry(which: str, entry: str) -> tuple[str, Caller]:
     role, _, token = rest.partition(":")
     if not token:
         raise Misconfigured(f"{which}: write name:role:token, and a comma before the next")
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise Misconfigured(f"{which}: name {name!r}: 1-64 of A-Z a-z 0-9 . _ @ + -")
     if role not in map(str, Role):
         raise Misconfigured(f"{which}: role {role!r} is none of {', '.join(map(str, Role))}")

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, istr
 
+from backoffice.records import RecordsUnavailable
 from bridge.errors import (
     BridgeError,
     Conflict,
@@ -48,8 +49,9 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown_type": (422, "The type is not known everywhere"),
     "idempotency_mismatch": (422, "The idempotency key belongs to another request"),
     "overloaded": (429, "Too much is waiting"),
+    "rate_limited": (429, "Too many tries"),
     "internal": (500, "Something broke here"),
-    "unavailable": (503, "Redis is not available"),
+    "unavailable": (503, "Redis, or the back office's database, is not available"),
     "not_replicated": (503, "Not enough replicas have the command yet"),
 }
 
@@ -153,6 +155,9 @@ def from_error(error: BridgeError, *, prefix: str = "", **members: Any) -> Probl
             return retry("unavailable", f"{error}; repeat it with the same key", RETRY_FULL_S, **members)
         case Unreachable():
             return unreachable(**members)
+        case RecordsUnavailable():
+            return retry("unavailable", "the back office's database does not answer; nothing was done",
+                         RETRY_UNREACHABLE_S, **members)  # fmt: skip
         case _:  # an answer of Redis for which there is no rule: loading, busy, a server that lost its role
             return retry("unavailable", "Redis cannot serve this now", RETRY_UNREACHABLE_S, **members)
 

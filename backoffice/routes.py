@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -12,23 +13,48 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from pydantic import ValidationError
 
+from backoffice.access import Access, caller_of, check_same_origin, unauthorized
+from backoffice.audit import Act, Audit
 from backoffice.intake import BODY_BYTES, Body, NoQuery, Query, check, check_encoding, check_query, read_json
-from backoffice.operators import Caller, Role, Tokens
-from backoffice.problems import Fault, Problem, invalid, unreachable
+from backoffice.operators import Caller, Role
+from backoffice.people import Session
+from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
+from backoffice.records import Records
+from backoffice.throttle import Allowance, Throttle
 from bridge.client import Bridge
 from bridge.envelope import MAX_DEPTH
+from bridge.errors import BridgeError
 
 PREFIX = "/api/v1"
 DEADLINE_S = 0.8  # a call that waits for Redis longer is answered 503, which is promised within a second
 
 BRIDGE = web.AppKey("bridge", Bridge)
-TOKENS = web.AppKey("tokens", Tokens)
+ACCESS = web.AppKey("access", Access)
+RECORDS = web.AppKey("records", Records)
+AUDIT = web.AppKey("audit", Audit)
+THROTTLE = web.AppKey("throttle", Throttle)
+STRANGERS = web.AppKey("strangers", Allowance)  # audit entries about callers that nobody knows
 REQUEST_ID = web.RequestKey("request_id", str)
 LABEL = web.RequestKey("label", str)  # method and path as registered, for the metrics
+CALLER = web.RequestKey("caller", Caller)
+AUDITED = web.RequestKey("audited", bool)
 STOPPING = web.AppKey("stopping", asyncio.Event)  # set when the service begins to stop: whoever waits, answers
+
+NOBODY = Caller("-", Role.VIEWER)  # of a route that is for everybody
 
 Q = TypeVar("Q", bound=Query)
 B = TypeVar("B", bound=Body | None)
+
+
+@dataclass(slots=True)
+class Deed:
+    """Something that a caller wants done, as the audit chain tells it; ``result`` is filled in by who does it."""
+
+    action: str
+    target: str
+    reason: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)  # no secrets
+    result: str = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +66,47 @@ class Call(Generic[Q, B]):
     caller: Caller
     query: Q
     body: B
+    session: Session | None = None  # None: the caller has a token
 
     def part(self, name: str) -> str:
         """A variable part of the path."""
         return self.request.match_info[name]
+
+    @asynccontextmanager
+    async def audited(self, *deeds: Deed) -> AsyncIterator[None]:
+        """Write to the audit chain that these are about to be done, and afterwards what came of each.
+
+        Whoever changes anything does it inside. Raises RecordsUnavailable, and then nothing has been done.
+        """
+        audit = self.request.app[AUDIT]
+        acts = [_act(self.request, self.caller.name, deed) for deed in deeds]
+        self.request[AUDITED] = True
+        intents = await audit.intend(acts)
+        try:
+            yield
+        except BaseException as error:
+            for act, intent in zip(acts, intents, strict=True):
+                audit.conclude(act, intent, _failure(error))
+            raise
+        for act, intent, deed in zip(acts, intents, deeds, strict=True):
+            audit.conclude(act, intent, deed.result)
+
+
+def _act(request: web.Request, by: str, deed: Deed) -> Act:
+    address = request.app[ACCESS].proxies.address(request)
+    return Act(by, deed.action, deed.target, address, request[REQUEST_ID], deed.reason, deed.detail)
+
+
+def _failure(error: BaseException) -> str:
+    match error:
+        case Problem():
+            return f"failed {error.code}"
+        case BridgeError():
+            return f"failed {from_error(error).code}"
+        case asyncio.CancelledError():
+            return "unknown: the caller left, or time was up"
+        case _:
+            return "failed internal"
 
 
 Handler = Callable[[Any], Awaitable[web.Response]]
@@ -57,7 +120,7 @@ class Route:
     method: str
     path: str  # below /api/v1
     handler: Handler
-    role: Role
+    role: Role | None  # None: for everybody
     answers: Mapping[int, Any]  # status → type of the answer, or ListOf
     query: type[Query] = NoQuery
     body: type[Body] | None = None
@@ -67,6 +130,16 @@ class Route:
     headers: Mapping[str, str] = field(default_factory=dict)  # request headers that it reads → description
     problems: tuple[str, ...] = ()  # codes beside those that every route may answer
     explain: Explain | None = None  # further faults of a request that is refused anyway
+    before_change: bool = False  # also for operators who have to change their password first
+
+    @property
+    def action(self) -> str:
+        """What the audit chain calls it."""
+        return f"{self.handler.__module__.rpartition('.')[2]}.{self.handler.__name__}"
+
+    @property
+    def writes(self) -> bool:
+        return self.method not in ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +151,14 @@ class ListOf:
 
 def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitable[web.Response]]:
     """The function that aiohttp calls for a route."""
-    label, tokens = f"{route.method} {PREFIX}{route.path}", app[TOKENS]
+    label = f"{route.method} {PREFIX}{route.path}"
     without_query = _without_query(route)
 
-    async def handle(request: web.Request) -> web.Response:
-        request[LABEL] = label
-        caller = authorise(route.role, tokens, request)
+    async def answer(request: web.Request) -> web.Response:
+        caller, session = await authorise(route, request)
         check_encoding(request)
         query, body = await _read(route, request, caller, without_query)
-        call = Call(request, app[BRIDGE], caller, query, body)
+        call = Call(request, app[BRIDGE], caller, query, body, session)
         if route.deadline_s is None:
             return await route.handler(call)
         try:
@@ -95,23 +167,53 @@ def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitabl
         except TimeoutError:
             raise unreachable() from None
 
+    async def handle(request: web.Request) -> web.Response:
+        request[LABEL] = label
+        if not route.writes:
+            return await answer(request)
+        try:
+            return await answer(request)
+        except Problem as problem:
+            if AUDITED not in request:
+                await _refused(route, request, problem)
+            raise
+
     return handle
 
 
-def authorise(least: Role, tokens: Tokens, request: web.Request) -> Caller:
-    """Who calls. Raises Problem if nobody knows them, or their role is less than ``least``."""
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    caller = tokens.find(token.strip()) if scheme.lower() == "bearer" else None
+async def authorise(route: Route, request: web.Request) -> tuple[Caller, Session | None]:
+    """Who calls. Raises Problem if nobody knows them, or their role is less than the route takes."""
+    access = request.app[ACCESS]
+    caller, session = access.bearer(request), None
+    if caller is None and route.role is not None:
+        session = await access.session(request)
+        if session is None:
+            raise unauthorized("send a known token: Authorization: Bearer TOKEN")
+        caller = request[CALLER] = caller_of(session.operator)
+        if route.writes:
+            check_same_origin(request, https=access.proxies.is_https(request))
+        if session.operator.must_change and not route.before_change:
+            raise Problem("forbidden", f"choose a new password first: POST {PREFIX}/session/password")
     if caller is None:
-        challenge = {hdrs.WWW_AUTHENTICATE: "Bearer"}
-        raise Problem("unauthorized", "send a known token: Authorization: Bearer TOKEN", headers=challenge)
-    require(caller, least)
-    return caller
+        return NOBODY, None
+    request[CALLER] = caller
+    if route.role is not None:
+        require(caller, route.role)
+    return caller, session
 
 
 def require(caller: Caller, least: Role) -> None:
     if caller.role < least:
         raise Problem("forbidden", f"this takes the role {least}; {caller.name} is {caller.role}")
+
+
+async def _refused(route: Route, request: web.Request, problem: Problem) -> None:
+    """Write to the audit chain that somebody wanted to change something and was not let."""
+    by = request.get(CALLER, NOBODY).name
+    if by == NOBODY.name and not request.app[STRANGERS].take():
+        return  # a flood of these says nothing that its first hundred did not
+    target = request.path.removeprefix(PREFIX)
+    await request.app[AUDIT].refuse(_act(request, by, Deed(route.action, target)), f"refused {problem.code}")
 
 
 def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -61,6 +61,7 @@ async def _back_office(redis_url: str) -> AsyncIterator[Child]:
         settings = {
             "BRIDGE_REDIS_URL": redis_url,
             "BRIDGE_BACKLOG_LIMIT": "1000000",
+            "BACKOFFICE_DATABASE_URL": f"sqlite+aiosqlite:///{directory}/backoffice.sqlite3",
             "BACKOFFICE_API_TOKENS": f"bench:admin:{TOKEN}",
         }
         office = Child("backoffice", "backoffice", Path(directory), {**os.environ, **settings})

@@ -52,6 +52,7 @@ async def _services(redis_url: str) -> AsyncIterator[tuple[Child, Child]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         settings = {
             "BRIDGE_REDIS_URL": redis_url,
+            "BACKOFFICE_DATABASE_URL": f"sqlite+aiosqlite:///{name}/backoffice.sqlite3",
             "BACKOFFICE_API_TOKENS": f"bench:admin:{TOKEN}",
             "CHATSERVER_JWT_KEY": SECRET,
             "CHATSERVER_ORIGINS": "none",

@@ -31,6 +31,7 @@ from bridge.rest import RestApi
 
 HOST = "127.0.0.1"
 MOST_NODES = len(string.ascii_lowercase)
+ADMIN = "admin"
 CALLER = "demo"  # whose token the API token is
 DRAIN_S = 4.0  # of a node; a child is killed after 8
 OPEN_ROOMS_S = 15.0
@@ -63,6 +64,7 @@ class Demo:
         self._options, self._directory = options, directory
         self._token = secrets.token_urlsafe(24)
         self._chat_key = secrets.token_urlsafe(48)
+        self._password = _kept_secret(directory / "admin-password")  # the database keeps the first one's hash
         self._server: EmbeddedServer
         self._backoffice: Child
         self._nodes: list[Child] = []
@@ -94,6 +96,8 @@ class Demo:
         shared["BRIDGE_REDIS_URL"] = self._server.url
         journal = {"BRIDGE_JOURNAL": os.fspath(self._directory / "journal")}
         office = {"HOST": HOST, "API_TOKENS": f"{CALLER}:admin:{self._token}", "DEMO_CHAT_KEY": self._chat_key}
+        office["DATABASE_URL"] = f"sqlite+aiosqlite:///{self._directory / 'backoffice.sqlite3'}"
+        office["ADMIN_PASSWORD"] = self._password
         node = {"HOST": HOST, "JWT_KEY": self._chat_key, "DRAIN_SECONDS": f"{DRAIN_S:g}"}
         node["DEMO_PAGE"] = "true"
         node["ORIGINS"] = os.environ.get("CHATSERVER_ORIGINS", "*")  # a page of any address, if it has a token
@@ -154,7 +158,7 @@ class Demo:
             "backoffice": self._backoffice.told["url"],
             "nodes": [node.told for node in self._nodes],
             "redis_url": self._server.url,
-            "admin": None,
+            "admin": {"user": ADMIN, "password": self._password},
             "api_token": self._token,
             "pids": pids | {node.name: node.pid for node in self._nodes},
             "rooms": list(ROOMS),
@@ -169,6 +173,7 @@ The demo serves.
 
   chat page    {_page_of(first)}
   back office  {office}
+  log in as    {ADMIN}, password {self._password}
   API token    {self._token}
   rooms        {", ".join(ROOMS)}{f" (bots: {', '.join(CAST)})" if self._options.bots else ""}
   Redis        {self._server.url}
@@ -236,6 +241,14 @@ def _inherited(here: Path) -> dict[str, str]:
         shared[_WORDS] = words if words.startswith("file:") else os.fspath(here / words)
     shared["PYTHONPATH"] = os.pathsep.join(filter(None, (os.fspath(here), shared.get("PYTHONPATH"))))  # for plugins
     return shared
+
+
+def _kept_secret(path: Path) -> str:
+    """A random word that stays the same as long as the folder does."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(12))
+    return path.read_text()
 
 
 def _prefixed(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:

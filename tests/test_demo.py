@@ -117,7 +117,11 @@ async def test_the_ready_file_names_everything_that_serves(folder: Path) -> None
         ready = demo.ready
         assert set(ready) == {"backoffice", "nodes", "redis_url", "admin", "api_token", "pids", "rooms"}
         assert stat.S_IMODE(demo.ready_file.stat().st_mode) == 0o600
-        assert ready["admin"] is None
+        assert ready["admin"]["user"] == "admin"
+        async with aiohttp.ClientSession() as browser:
+            who = {"name": "admin", "password": ready["admin"]["password"]}
+            async with browser.post(f"{ready['backoffice']}/api/v1/session", json=who) as answer:
+                assert answer.status == 200
         assert set(demo.pids) == {"demo", "backoffice", "redis", "node-a", "node-b"}
         assert demo.pids["demo"] == demo.process.pid
         assert all(running(pid) for pid in demo.pids.values())
@@ -133,7 +137,12 @@ async def test_the_ready_file_names_everything_that_serves(folder: Path) -> None
             rooms = (await api.call("GET", "/rooms"))["items"]
             assert {room["id"] for room in rooms} == set(ready["rooms"])
             assert (await api.call("GET", "/chat-token", query={"user": "u7"}))["token"]
-        for secret in (ready["api_token"], ready["backoffice"], *(node["url"] for node in ready["nodes"])):
+        for secret in (
+            ready["api_token"],
+            ready["admin"]["password"],
+            ready["backoffice"],
+            *(node["url"] for node in ready["nodes"]),
+        ):
             assert secret in demo.output
         assert await demo.end() == 0
 

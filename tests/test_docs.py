@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 import bridge
@@ -41,6 +42,8 @@ def written(default: Any) -> str:
             return str(default).lower()
         case float():
             return f"{default:g}"
+        case SecretStr():
+            return str(default.get_secret_value())
         case _:
             return str(default)
 

@@ -63,11 +63,12 @@ async def test_the_giveaway_gives_exactly_what_there_is_while_a_node_is_killed()
     assert "stored: 100 given to 100 users" in out.decode()
 
 
-async def test_a_plugin_works_from_the_command_line_to_the_user_s_state(server: Server) -> None:
+async def test_a_plugin_works_from_the_command_line_to_the_user_s_state(server: Server, tmp_path: Path) -> None:
     plugin = {"BRIDGE_REDIS_URL": server.url, "BRIDGE_PLUGINS": "examples.shop_commands"}
     chat = {"CHATSERVER_PORT": "0", "CHATSERVER_JWT_KEY": "k" * 32, "CHATSERVER_NODE_NAME": "node-a"}
     chat["CHATSERVER_ORIGINS"] = "none"
-    office = {"BACKOFFICE_PORT": "0", "BACKOFFICE_API_TOKENS": "shop:operator:token-of-the-shop"}
+    office = {"BACKOFFICE_PORT": "0", "BACKOFFICE_API_TOKENS": "shop:operator:token-of-the-shop",
+              "BACKOFFICE_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/backoffice.sqlite3"}  # fmt: skip
     async with (
         example("-m", "chatserver", **plugin, **chat) as node,
         example("-m", "backoffice", **plugin, **office) as backoffice,

@@ -12,7 +12,7 @@ from pydantic import Field
 from backoffice.intake import Body, NoQuery
 from backoffice.operators import Caller, Role
 from backoffice.problems import Fault, invalid
-from backoffice.routes import Call, Route, reply
+from backoffice.routes import Call, Deed, Route, reply
 from bridge.chat.events import check_broadcast
 from bridge.errors import InvalidPayload, UnknownType
 
@@ -40,7 +40,10 @@ async def send(call: Call[NoQuery, BroadcastIn]) -> web.Response:
     faults, payload = _check(wanted.type, wanted.payload)
     if faults:
         raise invalid(faults)
-    channel, position = await call.bridge.broadcast(wanted.type, wanted.scope, payload)
+    deed = Deed("broadcasts.send", wanted.scope, detail={"type": wanted.type, "payload": payload})
+    async with call.audited(deed):
+        channel, position = await call.bridge.broadcast(wanted.type, wanted.scope, payload)
+        deed.result = f"done {channel} {position.offset}"
     return reply(Sent(channel, position.epoch, position.offset), 202)
 
 

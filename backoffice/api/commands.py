@@ -19,7 +19,7 @@ from backoffice.api.command_views import Accepted, BatchAnswer, CommandView, Wai
 from backoffice.intake import BATCH_BYTES, IDEMPOTENCY_HEADER, Body, NoQuery, Query, check, idempotency_key
 from backoffice.operators import Caller, Role, role_to_issue
 from backoffice.problems import Fault, Problem, from_error, invalid, not_found, unreachable
-from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, REQUEST_ID, STOPPING, Call, Route, reply, require
+from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, REQUEST_ID, STOPPING, Call, Deed, Route, reply, require
 from bridge.client import Bridge
 from bridge.envelope import (
     COMMAND_ID,
@@ -109,7 +109,10 @@ async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     key = idempotency_key(call.request.headers, faults) or _new_key()
     if faults:
         raise invalid(faults + _faults(call.bridge.registry, call.caller, call.body.model_dump()))
-    receipt = await _publish(call.bridge, call.caller, call.body, key)
+    deed = _deed(call.body, key)
+    async with call.audited(deed):
+        receipt = await _publish(call.bridge, call.caller, call.body, key)
+        deed.result = _told(receipt)
     if call.query.wait:
         outcome = await _wait(call, receipt.id)
         if outcome is not None and outcome.ended:
@@ -131,17 +134,18 @@ async def issue_batch(call: Call[NoQuery, BatchIn]) -> web.Response:
     lanes: defaultdict[str, list[int]] = defaultdict(list)
     for index, raw in enumerate(commands):
         lanes[str(raw.get("subject")) if isinstance(raw, dict) else ""].append(index)
-    results: list[dict[str, Any]] = [{} for _ in commands]
+    items = [_Item(call, raw, f"/commands/{index}") for index, raw in enumerate(commands)]
 
     async def run(lane: list[int]) -> None:
         # One after the other, and none after one whose outcome is unknown: the order stays as it was asked for.
         problem: Problem | None = None
         for index in lane:
-            results[index], problem = await _issue_one(call, commands[index], f"/commands/{index}", problem)
+            problem = await items[index].issue(problem)
 
-    async with asyncio.TaskGroup() as group:
+    async with call.audited(*(item.deed for item in items)), asyncio.TaskGroup() as group:
         for lane in lanes.values():
             group.create_task(run(lane))
+    results = [item.result for item in items]
     return reply({"results": results}, 207)
 
 
@@ -162,7 +166,9 @@ async def cancel(call: Call[NoQuery, None]) -> web.Response:
         require(call.caller, role_to_issue(call.bridge.registry.get(outcome.type)))
     except UnknownType:
         require(call.caller, Role.OPERATOR)
-    return reply(view(await call.bridge.cancel(outcome.id, by=call.caller.name), CommandView))
+    async with call.audited(Deed("commands.cancel", outcome.id, detail={"subject": outcome.subject})):
+        outcome = await call.bridge.cancel(outcome.id, by=call.caller.name)
+    return reply(view(outcome, CommandView))
 
 
 def explain(_route: Route, request: web.Request, caller: Caller, raw: Any) -> list[Fault]:
@@ -225,27 +231,44 @@ def _payload_faults(known: CommandType, payload: dict[str, Any], prefix: str) ->
     return []
 
 
-async def _issue_one(
-    call: Call[NoQuery, BatchIn], raw: Any, prefix: str, before: Problem | None
-) -> tuple[dict[str, Any], Problem | None]:
-    """One command of a batch: its status, with what a single one would be answered or the problem it has.
+class _Item:
+    """One command of a batch."""
 
-    Not tried if Redis was gone ``before``; the second value says whether it is gone now.
-    """
-    faults: list[Fault] = []
-    command = check(BatchedCommandIn, raw, faults, prefix)
-    key = (command.idempotency_key if command is not None else None) or _new_key()
-    try:
-        if command is None:
-            raise invalid(faults + _faults(call.bridge.registry, call.caller, raw, prefix))
-        if before is not None:
-            raise unreachable(idempotency_key=key)
-        receipt = await _publish(call.bridge, call.caller, command, key, prefix)
-        return {"status": 200 if receipt.duplicate else 202, **asdict(_accepted(receipt))}, None
-    except Problem as refused:
-        problem = refused
-    result = {"status": problem.status, "problem": problem.document(call.request[REQUEST_ID])}
-    return result, problem if problem.status == 503 else None
+    def __init__(self, call: Call[NoQuery, BatchIn], raw: Any, prefix: str) -> None:
+        self._call, self._raw, self._prefix = call, raw, prefix
+        self._faults: list[Fault] = []
+        self._command = check(BatchedCommandIn, raw, self._faults, prefix)
+        self._key = (self._command.idempotency_key if self._command is not None else None) or _new_key()
+        unread = Deed("commands.issue", "-")  # what it was for cannot be told
+        self.deed = unread if self._command is None else _deed(self._command, self._key)
+        self.result: dict[str, Any] = {}  # its status, with what a single one would be answered or the problem it has
+
+    async def issue(self, before: Problem | None) -> Problem | None:
+        """Not tried if Redis was gone ``before``; the answer says whether it is gone now."""
+        bridge, caller = self._call.bridge, self._call.caller
+        try:
+            if self._command is None:
+                raise invalid(self._faults + _faults(bridge.registry, caller, self._raw, self._prefix))
+            if before is not None:
+                raise unreachable(idempotency_key=self._key)
+            receipt = await _publish(bridge, caller, self._command, self._key, self._prefix)
+        except Problem as problem:
+            self.deed.result = f"failed {problem.code}"
+            self.result = {"status": problem.status, "problem": problem.document(self._call.request[REQUEST_ID])}
+            return problem if problem.status == 503 else None
+        self.deed.result = _told(receipt)
+        self.result = {"status": 200 if receipt.duplicate else 202, **asdict(_accepted(receipt))}
+        return None
+
+
+def _deed(command: CommandIn, key: str) -> Deed:
+    detail = {"type": command.type, "payload": command.payload, "idempotency_key": key,
+              "expires_in": command.expires_in, "deliver_at": command.deliver_at}  # fmt: skip
+    return Deed("commands.issue", command.subject, command.reason, detail)
+
+
+def _told(receipt: Receipt) -> str:
+    return f"{'duplicate of' if receipt.duplicate else 'accepted'} {receipt.id}"
 
 
 async def _wait(call: Call[Wait, CommandIn], id: str) -> Outcome | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-import structlog
 from aiohttp import web
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,13 +15,11 @@ from backoffice.intake import Body, CommandId, NoQuery, Query
 from backoffice.operators import Role
 from backoffice.paging import Paged, page
 from backoffice.problems import not_found
-from backoffice.routes import REQUEST_ID, Call, ListOf, Route, reply
+from backoffice.routes import Call, Deed, ListOf, Route, reply
 from backoffice.times import time_of
 from bridge.dead_letters import BulkResult, DeadLetter
 from bridge.envelope import MAX_REASON_CHARS
 from bridge.errors import Invalid
-
-log = structlog.get_logger(__name__)
 
 MAX_BULK = 1000
 BULK_SECONDS = 10.0  # for the whole of a bulk call; each step of it has the connection's own deadline
@@ -147,27 +145,41 @@ async def show(call: Call[NoQuery, None]) -> web.Response:
 
 async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
     """Send dead letters again, as new commands; a second time does nothing."""
-    wanted, dry_run = call.body, call.query.dry_run
-    result = await call.bridge.dead.requeue(
-        await _ids(call, wanted), by=call.caller.name, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run
-    )
-    _log(call, "dead letters requeued", result)
+    wanted, dry_run, by = call.body, call.query.dry_run, call.caller.name
+    ids = await _ids(call, wanted)
+    deeds = _deeds("dead_letters.requeue", call, ids)
+    async with call.audited(*deeds):
+        result = await call.bridge.dead.requeue(
+            ids, by=by, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run
+        )
+        _note(deeds, result)
     return reply(_answer(result, dry_run=dry_run))
 
 
 async def discard(call: Call[DryRun, DiscardIn]) -> web.Response:
     """Throw dead letters away for good."""
-    dry_run = call.query.dry_run
-    result = await call.bridge.dead.discard(await _ids(call, call.body), dry_run=dry_run)
-    _log(call, "dead letters discarded", result)
+    dry_run, ids = call.query.dry_run, await _ids(call, call.body)
+    deeds = _deeds("dead_letters.discard", call, ids)
+    async with call.audited(*deeds):
+        result = await call.bridge.dead.discard(ids, dry_run=dry_run)
+        _note(deeds, result)
     return reply(_answer(result, dry_run=dry_run))
 
 
-def _log(call: Call[DryRun, Any], what: str, result: BulkResult) -> None:
-    """Who, which, why: nothing else keeps that of a letter that is gone."""
-    if result.done and not call.query.dry_run:
-        ids = [id if new_id is None else f"{id} as {new_id}" for id, new_id in result.done]
-        log.info(what, by=call.caller.name, reason=call.body.reason, ids=ids, request_id=call.request[REQUEST_ID])
+def _deeds(action: str, call: Call[DryRun, Any], ids: Sequence[str]) -> list[Deed]:
+    """One for each dead letter; one for the call where it matched none, or only asks."""
+    detail = call.body.model_dump(exclude_none=True, exclude={"reason"})
+    if call.query.dry_run or not ids:
+        return [Deed(action, "dead", call.body.reason, {**detail, "dry_run": call.query.dry_run, "matched": len(ids)})]
+    shared = {name: value for name, value in detail.items() if name != "ids"}
+    return [Deed(action, id, call.body.reason, shared) for id in ids]
+
+
+def _note(deeds: Sequence[Deed], result: BulkResult) -> None:
+    became = {id: "done" if new_id is None else f"done as {new_id}" for id, new_id in result.done}
+    became |= {id: f"skipped {code}" for id, code in result.skipped}
+    for deed in deeds:
+        deed.result = became.get(deed.target, deed.result)
 
 
 async def _ids(call: Call[DryRun, Any], wanted: DiscardIn) -> list[str]:

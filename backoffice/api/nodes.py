@@ -11,7 +11,7 @@ from backoffice.intake import NoQuery
 from backoffice.operators import Role
 from backoffice.paging import Paged, cut
 from backoffice.problems import not_found
-from backoffice.routes import Call, ListOf, Route, reply
+from backoffice.routes import Call, Deed, ListOf, Route, reply
 from bridge.client import Bridge
 from bridge.envelope import NODE_NAME
 from bridge.inspector import NodeInfo
@@ -54,7 +54,8 @@ async def _drain(call: Call[NoQuery, None], *, on: bool) -> web.Response:
     name = call.part("name")
     if not NODE_NAME.fullmatch(name):
         raise not_found(f"node {name[:80]!r}")
-    await call.bridge.drain(name, on, by=call.caller.name)
+    async with call.audited(Deed("nodes.drain" if on else "nodes.undrain", f"node:{name}")):
+        await call.bridge.drain(name, on, by=call.caller.name)
     return reply(await _find(call.bridge, name))
 
 

@@ -19,11 +19,15 @@ from pydantic import SecretStr
 from backoffice.app import make_app
 from backoffice.config import BackofficeSettings
 from backoffice.listening import listening
+from backoffice.passwords import Passwords
+from backoffice.people import People
+from backoffice.records import Records
 from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
 
 TOKENS = {role: f"{role}-token-0123456789" for role in ("viewer", "moderator", "operator", "admin")}
 CHAT_KEY = "k" * 32
+PASSWORD = "correct horse battery"
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,43 @@ async def backoffice(
     bridge: BridgeSettings, *, registry: Registry = default, chat_key: str | None = CHAT_KEY
 ) -> AsyncIterator[Api]:
     """A back office on a free port, and its client, with the role admin."""
-    folder = tempfile.TemporaryDirectory(prefix="journal-")
-    if bridge.journal is None:  # as the command has one by default
-        bridge = bridge.model_copy(update={"journal": Path(folder.name)})
-    config = BackofficeSettings(
+    with tempfile.TemporaryDirectory(prefix="backoffice-") as directory:
+        path = Path(directory, "backoffice.sqlite3")
+        path.write_bytes(await _database())
+        config = make_settings(path, chat_key)
+        if bridge.journal is None:  # as the command has one by default
+            bridge = bridge.model_copy(update={"journal": Path(directory, "journal")})
+        async with _serving(config, bridge, registry) as api:
+            yield api
+
+
+_made: list[bytes] = []
+
+
+async def _database() -> bytes:
+    """A fresh database with its admin; made once, as a good hash of a password takes its time."""
+    if not _made:
+        with tempfile.TemporaryDirectory(prefix="backoffice-") as directory:
+            path = Path(directory, "backoffice.sqlite3")
+            async with Records.open(f"sqlite+aiosqlite:///{path}") as records:
+                await People(records, Passwords()).first_admin(PASSWORD)
+            _made.append(path.read_bytes())
+    return _made[0]
+
+
+def make_settings(path: Path, chat_key: str | None = CHAT_KEY, **options: Any) -> BackofficeSettings:
+    return BackofficeSettings(
         port=0,
+        database_url=SecretStr(f"sqlite+aiosqlite:///{path}"),
+        admin_password=SecretStr(PASSWORD),
         api_tokens=SecretStr(",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items())),
         demo_chat_key=None if chat_key is None else SecretStr(chat_key),
+        **options,
     )
+
+
+@asynccontextmanager
+async def _serving(config: BackofficeSettings, bridge: BridgeSettings, registry: Registry) -> AsyncIterator[Api]:
     running: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
 
@@ -128,5 +161,4 @@ async def backoffice(
             yield Api(session, url, "admin", end)
     finally:
         await end()
-        folder.cleanup()
     service.result()

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import BaseModel
-from structlog.testing import capture_logs
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
@@ -15,6 +14,7 @@ from bridge.effects import Effects
 from bridge.envelope import Command
 from bridge.registry import Registry
 from bridge.telemetry import Buried, Settled
+from tests.backoffice.audited import audited
 from tests.backoffice.conftest import serving
 from tests.backoffice.service import Api, backoffice, settings
 from tests.recorder import Recorder
@@ -128,15 +128,18 @@ async def test_a_filter_chooses_what_is_thrown_away(api: Api) -> None:
     assert (await api.get(f"/dead/{ids[0]}")).status == 404
 
 
-async def test_what_was_done_with_letters_is_a_line_of_the_log(api: Api) -> None:
+async def test_what_was_done_with_letters_stands_in_the_audit_chain(api: Api) -> None:
     one, two = await bury(api, "user:u7", "user:u8")
-    with capture_logs() as lines:
-        await api.post("/dead/discard?dry_run=1", {"ids": [one], "reason": "look"})
-        await api.post("/dead/discard", {"ids": [one, "1-1-1"], "reason": "noise"})
-        answer = await api.as_("operator").post("/dead/requeue", {"ids": [two], "reason": "mended"})
-    assert [(line["event"], line["by"], line["reason"], line["ids"]) for line in lines] == [
-        ("dead letters discarded", "admin", "noise", [one]),
-        ("dead letters requeued", "operator", "mended", [f"{two} as {answer.json['done'][0]['new_id']}"]),
+    await api.post("/dead/discard?dry_run=1", {"ids": [one], "reason": "look"})
+    await api.post("/dead/discard", {"ids": [one, "1-1-1"], "reason": "noise"})
+    answer = await api.as_("operator").post("/dead/requeue", {"ids": [two], "reason": "mended"})
+    entries = await audited(api, 8, action="dead_letters")
+    new = answer.json["done"][0]["new_id"]
+    assert [(e["by"], e["action"], e["target"], e["reason"], e["result"]) for e in entries if e["of"]] == [
+        ("admin", "dead_letters.discard", "dead", "look", "done"),
+        ("admin", "dead_letters.discard", one, "noise", "done"),
+        ("admin", "dead_letters.discard", "1-1-1", "noise", "skipped not_found"),
+        ("operator", "dead_letters.requeue", two, "mended", f"done as {new}"),
     ]
 
 

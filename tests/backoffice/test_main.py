@@ -16,7 +16,8 @@ from bridge.logs import LINES_PER_S
 from tests.servers import Server
 from tests.waiting import until
 
-GOOD = {"BACKOFFICE_PORT": "0", "BACKOFFICE_API_TOKENS": "ann:admin:0123456789abcdef", "BRIDGE_SHARDS": "8"}
+GOOD = {"BACKOFFICE_PORT": "0", "BACKOFFICE_API_TOKENS": "ann:admin:0123456789abcdef", "BRIDGE_SHARDS": "8",
+        "BACKOFFICE_ADMIN_PASSWORD": "correct horse battery"}  # fmt: skip
 
 
 async def start(directory: Path, *options: str, **variables: str) -> asyncio.subprocess.Process:
@@ -67,7 +68,8 @@ async def test_it_says_where_it_serves_and_stops_within_two_seconds(
 @pytest.mark.parametrize(
     ("variables", "status", "says"),
     [
-        ({"BACKOFFICE_API_TOKENS": ""}, 2, b"BACKOFFICE_API_TOKENS is not set"),
+        ({"BACKOFFICE_DATABASE_URL": "mysql://x"}, 2, b"postgresql+asyncpg://"),
+        ({"BACKOFFICE_DATABASE_URL": "sqlite+aiosqlite:////proc/x/y.db"}, 2, b"BACKOFFICE_DATABASE_URL"),
         ({"BACKOFFICE_API_TOKENS": "ann:admin:short"}, 2, b"16 or more"),
         ({"BACKOFFICE_SPEED": "9"}, 2, b"unknown setting BACKOFFICE_SPEED"),
         ({"BRIDGE_REDIS_URL": ""}, 2, b"BRIDGE_REDIS_URL is not set"),
@@ -87,6 +89,19 @@ async def test_it_ends_with_a_word_where_it_cannot_serve(
     assert (process.returncode, out) == (status, b"")
     assert says in errors
     assert b"Traceback" not in errors
+
+
+async def test_the_first_start_tells_a_one_time_password(server: Server, tmp_path: Path) -> None:
+    without = {**{name: value for name, value in GOOD.items() if "ADMIN" not in name}, "BACKOFFICE_API_TOKENS": ""}
+    said: list[bytes] = []
+    for _ in range(2):
+        process = await start(tmp_path, BRIDGE_REDIS_URL=server.url, **without)
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        said.append((await process.communicate())[1])
+    assert b"log in as 'admin' with the one-time password " in said[0]
+    assert b"password" not in said[1]
 
 
 async def test_a_caller_who_is_refused_again_and_again_does_not_fill_the_log(server: Server, tmp_path: Path) -> None:

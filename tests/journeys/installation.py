@@ -98,7 +98,9 @@ class Installation:
         services = [await self._spawn_node(name) for name in names or NODES]
         self.backoffice = await self._spawn(
             "backoffice", "backoffice",
-            BACKOFFICE_PORT="0", BRIDGE_JOURNAL=str(self.server.directory / "journal"),
+            BACKOFFICE_PORT="0",
+            BRIDGE_JOURNAL=str(self.server.directory / "journal"),
+            BACKOFFICE_DATABASE_URL=f"sqlite+aiosqlite:///{self.server.directory / 'backoffice.sqlite3'}",
             BACKOFFICE_API_TOKENS=",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items()),
         )  # fmt: skip
         for service in (*services, self.backoffice):

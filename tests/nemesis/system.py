@@ -154,6 +154,7 @@ class System:
         if name == "backoffice":
             settings["BACKOFFICE_PORT"] = str(self._ports[name])
             settings["BACKOFFICE_API_TOKENS"] = ",".join(f"{r}:{r}:{token}" for r, token in TOKENS.items())
+            settings["BACKOFFICE_DATABASE_URL"] = f"sqlite+aiosqlite:///{self.directory / 'backoffice.sqlite3'}"
             if "journal" in BridgeSettings.model_fields:
                 settings["BRIDGE_JOURNAL"] = os.fspath(self.directory / "journal")
             return settings

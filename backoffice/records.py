@@ -1,0 +1,134 @@
+"""The back office's own database: SQLite by default, PostgreSQL where several back offices share one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from bridge.errors import BridgeError, Misconfigured
+
+BUSY_S = 5.0  # for another process to let go of a SQLite file
+_MIGRATION_LOCK = 0x63_68_61_74  # any number: of the advisory lock under which one back office migrates at a time
+
+
+class RecordsUnavailable(BridgeError):
+    """The back office's database did not take or give what it should; nothing was written."""
+
+
+class Records:
+    """Connections to the database. Reads side by side; writes of this process one after the other."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._writing = asyncio.Lock()  # SQLite has one writer; waiting here is fairer than its busy handler
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator[Records]:
+        """Open the database, made and migrated as needed. Raises Misconfigured with the remedy."""
+        engine = _engine(url)
+        try:
+            await _migrate(engine)
+            yield cls(engine)
+        finally:
+            await engine.dispose()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reads. Raises RecordsUnavailable."""
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise _unavailable(error) from error
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: on disk at the end, undone by an exception. Raises RecordsUnavailable."""
+        try:
+            async with self._writing, self._engine.begin() as connection:
+                yield connection
+        except (DBAPIError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def check(self) -> None:
+        """Raises RecordsUnavailable."""
+        async with self.reading() as connection:
+            await connection.execute(text("SELECT 1"))
+
+
+def _unavailable(error: Exception) -> RecordsUnavailable:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return RecordsUnavailable(f"the back office's database: {cause}")
+
+
+def _engine(url: str) -> AsyncEngine:
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_async_engine(parsed, pool_pre_ping=True, pool_size=10, pool_timeout=BUSY_S)
+    if parsed.database not in (None, "", ":memory:"):
+        _make_folder(Path(str(parsed.database)))
+    engine = create_async_engine(parsed, connect_args={"timeout": BUSY_S})
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _parse(url: str) -> URL:
+    remedy = "write sqlite+aiosqlite:///PATH, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME"
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise Misconfigured(f"BACKOFFICE_DATABASE_URL cannot be read ({error}); {remedy}") from None
+    if parsed.drivername not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
+        raise Misconfigured(f"BACKOFFICE_DATABASE_URL is for {parsed.drivername}; {remedy}")
+    return parsed
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"cannot make {path.parent} ({error.strerror}); set BACKOFFICE_DATABASE_URL") from None
+    if not os.access(path.parent, os.W_OK):
+        raise Misconfigured(f"{path.parent} cannot be written to; set BACKOFFICE_DATABASE_URL to where it can")
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    # Readers go on beside the writer; a commit is on disk when it returns.
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+async def _migrate(engine: AsyncEngine) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+
+    def upgrade(connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(upgrade)
+    except (DBAPIError, OSError) as error:
+        where = engine.url.render_as_string(hide_password=True)
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise Misconfigured(f"BACKOFFICE_DATABASE_URL={where} does not open: {cause}") from error

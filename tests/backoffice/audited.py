@@ -1,0 +1,21 @@
+"""Reads the audit chain until everything that was done stands in it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from tests.backoffice.service import Api
+from tests.waiting import until
+
+
+async def audited(api: Api, count: int, **query: str) -> list[dict[str, Any]]:
+    """The ``count`` entries that fit, oldest first; results come a moment after the answer that they are about."""
+
+    async def found() -> list[dict[str, Any]] | None:
+        answer = await api.as_("admin").get(f"/audit?{urlencode({'limit': 500, **query})}")
+        items: list[dict[str, Any]] = answer.json["items"]
+        assert len(items) <= count, items
+        return items[::-1] if len(items) == count else None
+
+    return await until(found, what=f"{count} entries of the audit chain for {query}")

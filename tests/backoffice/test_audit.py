@@ -1,0 +1,255 @@
+"""The audit chain: what stands in it, when, and that nobody can change it unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, func, select, update
+
+from backoffice.app import routes
+from backoffice.audit import MAX_WAITING, Act, Audit, Verifier, entries_of
+from backoffice.config import BackofficeSettings
+from backoffice.records import Records, RecordsUnavailable
+from backoffice.tables import audit, audit_heads
+from bridge.client import Bridge
+from tests.backoffice.audited import audited
+from tests.backoffice.service import Api
+from tests.servers import Server
+from tests.waiting import until
+
+ENTRIES = 10_000
+
+
+@pytest.fixture
+async def records(tmp_path: Path) -> AsyncIterator[Records]:
+    async with Records.open(f"sqlite+aiosqlite:///{tmp_path}/backoffice.sqlite3") as records:
+        yield records
+
+
+@pytest.fixture
+async def chain(records: Records) -> AsyncIterator[Audit]:
+    async for each in running(Audit(records, "office")):
+        yield each
+
+
+async def running(chain: Audit) -> AsyncIterator[Audit]:
+    task = asyncio.create_task(chain.run())
+    yield chain
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def act(number: int = 0) -> Act:
+    return Act("ann", "rooms.freeze", f"room:r{number}", "127.0.0.1", f"request-{number}", "spam", {"n": number})
+
+
+async def verify(records: Records) -> Verifier:
+    verifier = Verifier()
+    async with records.reading() as connection:
+        async for entry in entries_of(connection):
+            verifier.look(entry)
+        heads = await connection.execute(select(audit_heads.c.chain, audit_heads.c.seq, audit_heads.c.hash))
+        verifier.end((row.chain, row.seq, row.hash) for row in heads)
+    return verifier
+
+
+async def test_a_command_has_its_intent_before_and_its_result_after(api: Api) -> None:
+    answer = await api.as_("moderator").issue("member.mute", "room:lobby", {"user": "u7"}, reason="spam", key="k-1")
+    intent, result = await audited(api, 2, action="commands.issue")
+    for entry in (intent, result):
+        assert (entry["by"], entry["target"], entry["reason"]) == ("moderator", "room:lobby", "spam")
+        assert entry["address"] == "127.0.0.1"
+        assert entry["request_id"] == answer.headers["X-Request-Id"]
+    assert intent["detail"]["payload"]["user"] == "u7"
+    assert intent["detail"]["idempotency_key"] == "k-1"
+    assert (intent["result"], intent["of"]) == ("intended", None)
+    assert (result["result"], result["of"]) == (f"accepted {answer.json['id']}", intent["seq"])
+
+
+async def test_each_command_of_a_batch_has_its_entries(api: Api) -> None:
+    commands = [{"type": "room.open", "subject": f"room:r{n}", "payload": {}} for n in range(3)] + [{"type": 7}]
+    await api.post("/commands/batch", {"commands": commands})
+    entries = await audited(api, 8, action="commands.issue")
+    assert [entry["target"] for entry in entries] == ["room:r0", "room:r1", "room:r2", "-"] * 2
+    assert [entry["result"].split()[0] for entry in entries[4:]] == ["accepted"] * 3 + ["failed"]
+
+
+async def test_what_is_refused_has_an_entry_with_who_wanted_it(api: Api) -> None:
+    await api.as_("viewer").post("/nodes/node-a/drain")
+    await api.as_("moderator").issue("room.freeze", "room:lobby", {})
+    await api.as_("operator").post("/broadcasts", {"type": 7})
+    await api.as_(None).post("/nodes/node-a/drain")
+    entries = await audited(api, 5)
+    assert [(e["by"], e["action"], e["target"], e["result"]) for e in entries] == [
+        ("viewer", "nodes.drain", "/nodes/node-a/drain", "refused forbidden"),
+        ("moderator", "commands.issue", "room:lobby", "intended"),
+        ("moderator", "commands.issue", "room:lobby", "failed forbidden"),
+        ("operator", "broadcasts.send", "/broadcasts", "refused invalid"),
+        ("-", "nodes.drain", "/nodes/node-a/drain", "refused unauthorized"),
+    ]
+
+
+async def test_a_flood_of_strangers_does_not_fill_the_chain(api: Api) -> None:
+    for _ in range(12):
+        await asyncio.gather(*(api.as_(None).post("/nodes/node-a/drain") for _ in range(50)))
+    answer = await api.get("/audit?by=-&limit=500")
+    assert 100 <= len(answer.json["items"]) < 200
+
+
+WRITES = [f"{route.method} {route.path}" for route in routes(BackofficeSettings()) if route.writes]
+
+
+@pytest.mark.parametrize("route", WRITES)
+async def test_every_route_that_writes_leaves_an_entry(api: Api, route: str) -> None:
+    method, path = route.split()
+    example = path.format(id="1-1-1", name="node-a", shard="0")
+    bodies = {
+        "/commands": {"type": "room.open", "subject": "room:r1", "payload": {}},
+        "/commands/batch": {"commands": [{"type": "room.open", "subject": "room:r1", "payload": {}}]},
+        "/broadcasts": {"type": "config.reload", "scope": "all", "payload": {}},
+        "/dead/requeue": {"ids": ["1-1-1"], "reason": "x"},
+        "/dead/discard": {"ids": ["1-1-1"], "reason": "x"},
+        "/session": {"name": "nobody", "password": "x"},
+        "/session/password": {"old": "x", "new": "0123456789"},
+        "/operators": {"name": "bo", "role": "viewer"},
+        "/operators/{name}": {"role": "viewer"},
+        "/tokens": {"name": "bo", "role": "viewer"},
+    }
+    if method != "DELETE":
+        await api.call(method, example, bodies.get(path))
+    else:
+        await api.call(method, example)
+    answer = await api.get("/audit")
+    assert answer.json["items"]
+
+
+async def test_without_its_database_nothing_is_done(api: Api, server: Server, node: Bridge) -> None:
+    raw = server.client()
+
+    async def closed(*_: object) -> None:
+        raise RecordsUnavailable("gone")
+
+    before = await raw.dbsize()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Audit, "_commit", closed)
+        answer = await api.issue("room.open", "room:lobby", {}, key="k-1")
+    assert (answer.status, answer.json["code"]) == (503, "unavailable")
+    assert "database" in answer.json["detail"]
+    assert answer.headers["Retry-After"] == "1"
+    assert await raw.dbsize() == before
+    assert (await api.issue("room.open", "room:lobby", {}, key="k-1", wait=10)).json["state"] == "done"
+
+
+async def test_filters_and_pages(api: Api) -> None:
+    for number in range(5):
+        await api.as_("operator").issue("room.open", f"room:r{number}", {})
+    await audited(api, 10, action="commands")
+    assert len((await api.get("/audit?by=operator&target=room:r3")).json["items"]) == 2
+    assert (await api.get("/audit?by=ann")).json["items"] == []
+    assert (await api.get("/audit?until=2020-01-01T00:00:00Z")).json["items"] == []
+    found, cursor = [], ""
+    while cursor is not None:
+        page = (await api.get(f"/audit?action=commands.issue&limit=3{cursor and f'&cursor={cursor}'}")).json
+        found += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) == 10
+
+
+async def test_a_chain_is_continued_after_a_restart_and_holds(records: Records) -> None:
+    for _ in range(2):
+        async for chain in running(Audit(records, "office")):
+            for number in range(3):
+                [intent] = await chain.intend([act(number)])
+                chain.conclude(act(number), intent, "done")
+    verifier = await verify(records)
+    assert verifier.broken == []
+    assert verifier.heads["office"][0] == 12
+
+
+async def test_two_processes_may_write_one_chain_and_others_their_own(records: Records) -> None:
+    async def write(chain: Audit) -> None:
+        async for running_chain in running(chain):
+            for number in range(20):
+                await running_chain.intend([act(number)])
+
+    await asyncio.gather(*(write(Audit(records, name)) for name in ("one", "one", "two")))
+    verifier = await verify(records)
+    assert verifier.broken == []
+    assert {name: seq for name, (seq, _) in verifier.heads.items()} == {"one": 40, "two": 20}
+
+
+async def test_what_waits_for_the_database_is_bounded(records: Records) -> None:
+    chain = Audit(records, "office")  # nobody writes
+    waiting = asyncio.create_task(chain.intend([act()] * MAX_WAITING))
+    await until(lambda: len(chain._waiting) == MAX_WAITING)
+    with pytest.raises(RecordsUnavailable, match="too much"):
+        await chain.intend([act()])
+    waiting.cancel()
+
+
+@pytest.fixture
+async def long_chain(records: Records, chain: Audit) -> Records:
+    await chain.intend([act(number) for number in range(ENTRIES)])
+    return records
+
+
+async def test_a_changed_entry_is_named(long_chain: Records, seed: int) -> None:
+    chosen = random.Random(seed).randrange(1, ENTRIES + 1)
+    for column, value in (("reason", "ham"), ("by", "bo"), ("result", "done"), ("at", 1), ("detail", "{}")):
+        async with long_chain.writing() as connection:
+            before = (await connection.execute(select(audit).where(audit.c.seq == chosen))).one()
+            await connection.execute(update(audit).where(audit.c.seq == chosen).values({column: value}))
+        assert [(broken.seq, broken.what) for broken in (await verify(long_chain)).broken] == [(chosen, "was changed")]
+        async with long_chain.writing() as connection:
+            values = {column: getattr(before, column)}
+            await connection.execute(update(audit).where(audit.c.seq == chosen).values(values))
+    assert (await verify(long_chain)).broken == []
+
+
+async def test_a_removed_entry_is_named(long_chain: Records, seed: int) -> None:
+    chosen = random.Random(seed).randrange(1, ENTRIES)
+    async with long_chain.writing() as connection:
+        await connection.execute(delete(audit).where(audit.c.seq == chosen))
+    assert [(broken.seq, broken.what) for broken in (await verify(long_chain)).broken] == [
+        (chosen, f"entry {chosen} is missing")
+    ]
+
+
+async def test_entries_removed_from_the_end_are_named(long_chain: Records) -> None:
+    async with long_chain.writing() as connection:
+        await connection.execute(delete(audit).where(audit.c.seq > ENTRIES - 7))
+    [broken] = (await verify(long_chain)).broken
+    assert (broken.seq, broken.what) == (
+        ENTRIES - 6,
+        f"the chain ends at {ENTRIES - 7}, and was written up to {ENTRIES}",
+    )
+
+
+async def test_a_moved_entry_is_named(long_chain: Records, seed: int) -> None:
+    chosen = random.Random(seed).randrange(2, ENTRIES - 1)
+    async with long_chain.writing() as connection:  # with the one after it
+        for old, new in ((chosen, 0), (chosen + 1, chosen), (0, chosen + 1)):
+            await connection.execute(update(audit).where(audit.c.seq == old).values(seq=new))
+    assert chosen in [broken.seq for broken in (await verify(long_chain)).broken]
+
+
+async def test_the_chain_is_written_many_entries_a_transaction(records: Records, chain: Audit) -> None:
+    commits = 0
+    async with records.reading() as connection:
+        assert (await connection.execute(select(func.count()).select_from(audit))).scalar_one() == 0
+    write = records.writing
+
+    def counted() -> object:
+        nonlocal commits
+        commits += 1
+        return write()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "writing", counted)
+        await asyncio.gather(*(chain.intend([act(number)]) for number in range(500)))
+    assert commits <= 3

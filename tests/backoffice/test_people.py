@@ -1,0 +1,220 @@
+"""Operators, sessions and tokens: who gets in, and who does not any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from backoffice.throttle import FORGOTTEN_AFTER_S, FREE_FAILURES, LONGEST_WAIT_S, MAX_KNOWN, Allowance, Throttle
+from tests.backoffice.audited import audited
+from tests.backoffice.service import PASSWORD, Api
+from tests.waiting import until
+
+SAME = {"Sec-Fetch-Site": "same-origin"}
+NEW = "a much better password"
+
+
+class Browser:
+    """Keeps its cookie, as browsers do; ``origin`` is what it says of where a request comes from."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        url = f"{self.url}/api/v1{path}"
+        async with self.http.request(method, url, json=body, headers=headers or SAME) as response:
+            return response.status, await response.json()
+
+    async def log_in(self, name: str, password: str) -> int:
+        return (await self.call("POST", "/session", {"name": name, "password": password}))[0]
+
+    @property
+    def cookie(self) -> Any:
+        return next(iter(self.http.cookie_jar), None)
+
+
+@pytest.fixture
+async def browser(api: Api) -> AsyncIterator[Browser]:
+    browser = Browser(api.url)
+    yield browser
+    await browser.http.close()
+
+
+@pytest.fixture
+async def other(api: Api) -> AsyncIterator[Browser]:
+    browser = Browser(api.url)
+    yield browser
+    await browser.http.close()
+
+
+async def test_the_first_admin_logs_in_and_acts(browser: Browser) -> None:
+    assert await browser.log_in("admin", PASSWORD) == 200
+    assert browser.cookie["httponly"]
+    assert browser.cookie["samesite"] == "Lax"
+    status, me = await browser.call("GET", "/session")
+    assert (status, me["name"], me["role"], me["must_change_password"]) == (200, "admin", "admin", False)
+    room = {"type": "room.open", "subject": "room:lobby", "payload": {}}
+    assert (await browser.call("POST", "/commands", room))[0] == 202
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"X-Nothing": "said"},
+    ],
+    ids=str,
+)
+async def test_another_site_cannot_act_with_the_cookie(browser: Browser, headers: dict[str, str]) -> None:
+    await browser.log_in("admin", PASSWORD)
+    status, problem = await browser.call("DELETE", "/nodes/node-a/drain", None, **headers)
+    assert (status, problem["code"]) == (403, "forbidden")
+    assert (await browser.call("GET", "/nodes", None, **headers))[0] == 200
+
+
+async def test_an_old_browser_is_known_by_its_origin(browser: Browser) -> None:
+    await browser.log_in("admin", PASSWORD)
+    assert (await browser.call("DELETE", "/session", None, Origin=browser.url))[0] == 200
+
+
+async def test_wrong_name_and_wrong_password_get_the_same_answer(browser: Browser) -> None:
+    answers = [
+        (await browser.call("POST", "/session", {"name": name, "password": "wrong"}))
+        for name in ("admin", "nobody", "näme")
+    ]
+    for status, problem in answers:
+        assert (status, problem["code"], problem["detail"]) == (401, "unauthorized", "name or password is wrong")
+    assert browser.cookie is None
+
+
+async def test_guesses_are_throttled_by_name_and_by_address(browser: Browser) -> None:
+    statuses = [await browser.log_in("admin", f"guess {n}") for n in range(FREE_FAILURES)]
+    assert set(statuses) == {401}
+    answers = await asyncio.gather(*(browser.call("POST", "/session", {"name": n, "password": PASSWORD})
+                                     for n in ("admin", "nobody") * 50))  # fmt: skip
+    assert {(status, problem["code"]) for status, problem in answers} == {(429, "rate_limited")}
+
+
+async def test_an_operator_is_made_changes_the_password_and_is_disabled(api: Api, browser: Browser) -> None:
+    made = await api.post("/operators", {"name": "bo", "role": "moderator"})
+    assert (made.status, made.json["must_change_password"]) == (201, True)
+    assert await browser.log_in("bo", made.json["password"]) == 200
+    status, problem = await browser.call("GET", "/nodes")
+    assert (status, problem["code"]) == (403, "forbidden")
+    assert "choose a new password" in problem["detail"]
+    status, problem = await browser.call("POST", "/session/password", {"old": "wrong", "new": NEW})
+    assert (status, problem["errors"][0]["path"]) == (422, "/old")
+    assert (await browser.call("POST", "/session/password", {"old": made.json["password"], "new": NEW}))[0] == 200
+    assert (await browser.call("GET", "/session"))[0] == 401
+    assert await browser.log_in("bo", NEW) == 200
+    assert (await browser.call("GET", "/nodes"))[0] == 200
+    assert (await browser.call("GET", "/operators"))[0] == 403
+    assert (await api.call("PATCH", "/operators/bo", {"disabled": True})).status == 200
+    assert (await browser.call("GET", "/nodes"))[0] == 401
+    assert await browser.log_in("bo", NEW) == 401
+
+
+async def test_the_last_admin_stays(api: Api) -> None:
+    for change in ({"role": "viewer"}, {"disabled": True}):
+        answer = await api.call("PATCH", "/operators/admin", change)
+        assert (answer.status, answer.json["code"]) == (409, "conflict")
+    [admin] = (await api.get("/operators")).json["items"]
+    assert (admin["role"], admin["disabled"]) == ("admin", False)
+
+
+async def test_names_are_taken_once_and_unknown_ones_are_told(api: Api) -> None:
+    assert (await api.post("/operators", {"name": "admin", "role": "viewer"})).status == 409
+    assert (await api.call("PATCH", "/operators/bo", {"role": "viewer"})).status == 404
+
+
+async def test_logging_out_everywhere_ends_the_other_sessions_at_once(browser: Browser, other: Browser) -> None:
+    await browser.log_in("admin", PASSWORD)
+    await other.log_in("admin", PASSWORD)
+    status, answer = await browser.call("DELETE", "/session?everywhere=1")
+    assert (status, answer["sessions"]) == (200, 2)
+    assert (await other.call("GET", "/nodes"))[0] == 401
+
+
+async def test_a_stolen_cookie_is_of_no_use_after_logging_out(browser: Browser, other: Browser) -> None:
+    await browser.log_in("admin", PASSWORD)
+    stolen = browser.cookie.value
+    await browser.call("DELETE", "/session")
+    other.http.cookie_jar.update_cookies({"session": stolen}, URL(other.url))
+    assert (await other.call("GET", "/nodes"))[0] == 401
+
+
+async def test_a_token_is_shown_once_works_and_is_dropped(api: Api, browser: Browser) -> None:
+    made = await api.post("/tokens", {"name": "deploy", "role": "viewer"})
+    assert made.status == 201
+    bearer = {"Authorization": f"Bearer {made.json['token']}"}
+    assert (await browser.call("GET", "/session", None, **bearer))[1]["name"] == "deploy"
+    assert (await browser.call("POST", "/nodes/node-a/drain", None, **bearer))[0] == 403
+    [listed] = (await api.get("/tokens")).json["items"]
+    assert "token" not in listed
+    assert (await api.delete(f"/tokens/{listed['id']}")).status == 200
+    assert (await browser.call("GET", "/session", None, **bearer))[0] == 401
+    assert (await api.delete(f"/tokens/{listed['id']}")).status == 404
+
+
+async def test_a_token_expires(api: Api, browser: Browser) -> None:
+    made = await api.post("/tokens", {"name": "deploy", "role": "viewer", "expires_in": 1})
+    bearer = {"Authorization": f"Bearer {made.json['token']}"}
+    assert (await browser.call("GET", "/session", None, **bearer))[0] == 200
+
+    async def refused() -> bool:
+        return (await browser.call("GET", "/session", None, **bearer))[0] == 401
+
+    await until(refused)
+
+
+async def test_no_secret_stands_in_the_audit_chain(api: Api, browser: Browser) -> None:
+    made = await api.post("/operators", {"name": "bo", "role": "viewer", "password": "0123456789 secret"})
+    token = await api.post("/tokens", {"name": "deploy", "role": "viewer"})
+    await browser.log_in("bo", "0123456789 secret")
+    await browser.call("POST", "/session/password", {"old": "0123456789 secret", "new": NEW})
+    entries = str(await audited(api, 8))
+    assert made.status == token.status - 0 == 201
+    for secret in ("0123456789 secret", NEW, token.json["token"]):
+        assert secret not in entries
+
+
+def test_each_failure_doubles_the_wait_up_to_a_bound_and_is_forgotten() -> None:
+    now = 0.0
+    throttle = Throttle(lambda: now)
+    for _ in range(FREE_FAILURES):
+        assert throttle.wait_s("name ann") == 0
+        throttle.failed("name ann")
+    waits = []
+    for _ in range(12):
+        waits.append(throttle.wait_s("name ann"))
+        now += waits[-1]
+        throttle.failed("name ann")
+    assert waits[:4] == [1, 2, 4, 8]
+    assert waits[-1] == LONGEST_WAIT_S
+    assert throttle.wait_s("name bo") == 0
+    now += FORGOTTEN_AFTER_S + 1
+    assert throttle.wait_s("name ann") == 0
+
+
+def test_a_throttle_knows_so_many_and_no_more() -> None:
+    throttle = Throttle()
+    for number in range(MAX_KNOWN + 10):
+        throttle.failed(*[f"address {number}"] * 1)
+    assert len(throttle._known) == MAX_KNOWN
+
+
+def test_an_allowance_fills_up_again() -> None:
+    now = 0.0
+    allowance = Allowance(per_s=2, at_once=3, clock=lambda: now)
+    assert [allowance.take() for _ in range(4)] == [True, True, True, False]
+    now = 1.0
+    assert [allowance.take() for _ in range(3)] == [True, True, False]
