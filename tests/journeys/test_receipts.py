@@ -20,9 +20,13 @@ SHOWN_S = 1.0  # from the command's end
 
 async def held_elsewhere(chat: Installation, node: str, shards: int) -> str:
     """A user whose shard another node holds, so that the command itself need not wait for a takeover."""
-    found = await chat.api.call("GET", "/shards")
-    holders = {shard["shard"]: shard["holder"] for shard in found["items"]}
-    assert None not in holders.values(), holders
+
+    async def settled_down() -> Any:
+        found = await chat.api.call("GET", "/shards")
+        holders = {shard["shard"]: shard["holder"] for shard in found["items"]}
+        return holders if set(holders.values()) == set(NODES) else None
+
+    holders = await until(settled_down)
     return next(user for user in map("u{}".format, range(1000)) if holders[shard_of(f"user:{user}", shards)] != node)
 
 
