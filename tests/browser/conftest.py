@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser
 from pydantic import SecretStr
 
+from bridge.child import Child
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from tests.browser import runtimes
 from tests.browser.runtimes import JsClient, Missing
-from tests.chatserver.client import token
+from tests.chatserver.client import SECRET, token
 from tests.chatserver.conftest import SHARDS, Chat, RunningNode
 from tests.proxy import Proxy
 from tests.servers import IN_CI, Server
@@ -100,6 +103,8 @@ async def create(runtime: str, chat: Chat) -> AsyncIterator[Connect]:
     async def start() -> JsClient:
         if runtime == "node":
             return await stack.enter_async_context(runtimes.in_node())
+        if not chat.nodes:
+            await chat.start_node("for-files", **ForPages)
         if not browsers:
             browsers.append(await stack.enter_async_context(runtimes.launched()))
         return await stack.enter_async_context(runtimes.in_page(browsers[0], chat.nodes[0].http))
@@ -127,3 +132,26 @@ def connect(create: Connect) -> Connect:
         return client
 
     return connect
+
+
+@pytest.fixture
+async def processes(server: Server, tmp_path: Path, chat: Chat) -> AsyncIterator[list[Child]]:
+    """Two nodes that can be killed."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "BACKOFFICE_", "CHATSERVER_"))}
+    root = os.fspath(Path(__file__).parents[2])
+    settings = {
+        "BRIDGE_REDIS_URL": server.url, "BRIDGE_SHARDS": str(SHARDS), "PYTHONPATH": root,
+        "CHATSERVER_JWT_KEY": SECRET, "CHATSERVER_ORIGINS": "*", "CHATSERVER_DEMO_PAGE": "true",
+    }  # fmt: skip
+    nodes = [
+        Child(name, "chatserver", tmp_path, {**clean, **settings, "CHATSERVER_NODE_NAME": name})
+        for name in ("node-a", "node-b")
+    ]
+    try:
+        for node in nodes:
+            await node.start()
+        await chat.done("room.open", "room:lobby", {"title": "Lobby"})
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.stop()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import re
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge.child import Child
 from chatserver.pages import STATIC
-from tests.browser.conftest import Connect, ForPages, in_both, ws_url
+from tests.browser import runtimes
+from tests.browser.conftest import Connect, ForPages, in_both, require, ws_url
 from tests.browser.relay import Relay
 from tests.browser.runtimes import CLIENT, CallFailed
 from tests.chatserver.client import ChatClient, token
@@ -122,6 +127,46 @@ async def test_a_lost_connection_is_resumed_with_all_that_was_missed(
     assert resumed["recovered"] is True
     await speaker.say("lobby", "after")
     assert await client.messages(501) == [*numbered(500), "after"]
+
+
+@in_both
+async def test_a_killed_node_is_left_for_another(chat: Chat, processes: list[Child], create: Connect) -> None:
+    first, second = (node.told["url"] for node in processes)
+    client, speaker = await create([first, second], "u1"), await create(second, "ada")
+    for each in (client, speaker):
+        await each.call("connect")
+        await each.call("join", "lobby")
+    os.kill(processes[0].pid, signal.SIGKILL)
+    await speaker.call("say", "lobby", "meanwhile")
+    assert (await client.event("connected", node="node-b"))["user"]["user"] == "u1"
+    await client.event("resumed", room="lobby", recovered=True)
+    await client.call("say", "lobby", "back")
+    assert await client.messages(2) == ["meanwhile", "back"]
+
+
+async def test_the_example_of_the_manual_works(chat: Chat, node: RunningNode, tmp_path: Path) -> None:
+    require(runtimes.node)
+    page = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+    example = page.partition("```js\n")[2].partition("```")[0]
+    for there, here in (
+        ("https://chat-1.example/client.js", CLIENT.as_uri()),
+        ("wss://chat-1.example/ws", node.url),
+        ("wss://chat-2.example/ws", node.url),
+        ("(await fetch('/chat-token', { method: 'POST' })).text()", f"'{token('u1', name='Mina')}'"),
+    ):
+        assert there in example
+        example = example.replace(there, here)
+    script = tmp_path / "example.mjs"
+    script.write_text(example)
+    process = await asyncio.create_subprocess_exec(runtimes.node(), script, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    lines = [(await asyncio.wait_for(process.stdout.readline(), 15)).decode() for _ in range(3)]
+    assert lines[0] == "Lobby, 1 here; last said: undefined\n"
+    assert lines[1].startswith("said ")
+    assert lines[2] == "Mina: hello\n"
+    await chat.done("user.kick", "user:u1", reason="enough")
+    assert (await process.stdout.read()).decode() == "over: 4503 enough\n"
+    assert await process.wait() == 0
 
 
 class TestAShortHistory:

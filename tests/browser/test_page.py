@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +15,7 @@ from playwright.async_api import Browser, ConsoleMessage, Locator, Page, expect
 from bridge.child import Child
 from tests.browser.conftest import ForPages
 from tests.browser.test_client import numbered, say_all
-from tests.chatserver.client import SECRET
-from tests.chatserver.conftest import SHARDS, Chat, RunningNode
-from tests.servers import Server
+from tests.chatserver.conftest import Chat, RunningNode
 
 XSS = [
     "<img src=x onerror=hacked=1>",
@@ -226,29 +223,6 @@ async def test_it_fits_a_narrow_screen_and_needs_no_mouse(chat: Chat, visit: Vis
     await visitor.say("x" * 300)
     await visitor.sees("x" * 300)
     assert await visitor.page.evaluate("() => document.documentElement.scrollWidth") == 360
-
-
-@pytest.fixture
-async def processes(server: Server, tmp_path: Path, chat: Chat) -> AsyncIterator[list[Child]]:
-    """Two nodes that can be killed."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "BACKOFFICE_", "CHATSERVER_"))}
-    root = os.fspath(Path(__file__).parents[2])
-    settings = {
-        "BRIDGE_REDIS_URL": server.url, "BRIDGE_SHARDS": str(SHARDS), "PYTHONPATH": root,
-        "CHATSERVER_JWT_KEY": SECRET, "CHATSERVER_ORIGINS": "*", "CHATSERVER_DEMO_PAGE": "true",
-    }  # fmt: skip
-    nodes = [
-        Child(name, "chatserver", tmp_path, {**clean, **settings, "CHATSERVER_NODE_NAME": name})
-        for name in ("node-a", "node-b")
-    ]
-    try:
-        for node in nodes:
-            await node.start()
-        await chat.done("room.open", "room:lobby", {"title": "Lobby"})
-        yield nodes
-    finally:
-        for node in nodes:
-            await node.stop()
 
 
 async def test_when_its_node_is_killed_the_page_goes_on_with_another(processes: list[Child], browser: Browser) -> None:

@@ -74,7 +74,7 @@ async function enter() {
   client = new ChatClient([here, ...answer.nodes], freshToken, { name: 'demo page' })
   $('door').hidden = true
   $('chat').hidden = false
-  link('busy', 'Connecting …')
+  link('busy', '', 'Connecting …')
   listen(client)
   await client.connect()
   if (rooms.size) turnTo(rooms.values().next().value)
@@ -116,14 +116,14 @@ function hear(event) {
       face(me.user, me.name, $('me-face'))
       $('me-name').textContent = me.name
       $('me-id').textContent = me.user
-      return link('well', `Connected to ${node}`)
+      return link('well', 'Connected to ', node)
     case 'reconnecting':
-      return link('busy', 'Reconnecting …')
+      return link('busy', '', 'Reconnecting …')
     case 'resumed':
       there.take(event)
       if (!event.recovered) log.atEnd = true
-      link('well', `Resumed on ${node}`)
-      setTimeout(() => $('link').textContent.startsWith('Resumed') && link('well', `Connected to ${node}`), RESUMED_MS)
+      link('well', '', `Resumed on ${node}`)
+      setTimeout(() => $('link').textContent.startsWith('Resumed') && link('well', 'Connected to ', node), RESUMED_MS)
       break
     case 'left':
       put(there, event.code, `${refusal(event)}.`)
@@ -233,9 +233,10 @@ document.addEventListener('visibilitychange', () => {
 
 // What is shown
 
-function link(state, words) {
+/** `verb` is not seen on narrow screens. */
+function link(state, verb, words) {
   $('link').className = `link ${state}`
-  if ($('link').textContent !== words) $('link').textContent = words
+  if ($('link').textContent !== verb + words) $('link').replaceChildren(make('span', 'verb', verb), words)
 }
 
 /** Once for all that comes before the next frame. */
