@@ -186,7 +186,7 @@ async def _is(call: Any, value: object) -> bool:
 
 
 LASTING = ("settings", "deleted", "rooms", "sanctions", "muted", "banned", "channel", "commands", "settled", "epoch",
-           "incarnation", "lease", "asleep", "{meta}", "{nodes}")  # fmt: skip
+           "incarnation", "history", "lease", "asleep", "{meta}", "{nodes}")  # fmt: skip
 
 
 async def test_what_clients_leave_behind_goes_by_itself(chat: Chat, node: RunningNode) -> None:
