@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -144,6 +145,9 @@ async def test_the_ready_file_names_everything_that_serves(folder: Path) -> None
             *(node["url"] for node in ready["nodes"]),
         ):
             assert secret in demo.output
+        page = ready["nodes"][0]["health_url"].removesuffix("healthz")
+        assert re.search(rf"chat page +{page}$", demo.output, re.MULTILINE)
+        assert await get(page) == 200
         assert await demo.end() == 0
 
 

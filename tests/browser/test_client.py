@@ -21,6 +21,7 @@ from tests.browser.runtimes import CLIENT, CallFailed
 from tests.chatserver.client import ChatClient, token
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.proxy import Proxy
+from tests.servers import Server
 from tests.waiting import until
 
 MAX_GZIP_BYTES = 5 * 1024
@@ -336,6 +337,24 @@ async def test_a_room_that_is_closed_meanwhile_is_left_and_told(
     await chat.done("room.close", "room:lobby")
     cable.heal()
     assert (await client.event("left", room="lobby"))["code"] == "room_closed"
+
+
+async def test_without_redis_it_keeps_trying(chat: Chat, server: Server, connect: Connect, start_proxy: Any) -> None:
+    redis = await start_proxy(server)
+    node = await chat.start_node(redis_url=redis.url, drain_seconds=1, **ForPages)
+    await chat.done("room.open", "room:lobby", {})
+    cable = await Proxy.start(node.http)
+    try:
+        client = await connect(ws_url(cable), "u1", "lobby")
+        redis.cut()
+        cable.drop()
+        await client.event("reconnecting", code=1006)
+        await client.event("reconnecting", code=1013)
+        redis.heal()
+        await client.event("resumed", recovered=True)
+        assert (await client.call("say", "lobby", "back"))["type"] == "ok"
+    finally:
+        await cable.close()
 
 
 @in_both

@@ -210,6 +210,15 @@ async def test_a_reload_keeps_the_user_and_another_tab_is_somebody_else(visit: V
     assert await other.sign_in("mina") != user
 
 
+async def test_who_is_banned_meanwhile_is_told_so_in_words(chat: Chat, node: RunningNode, visit: Visit) -> None:
+    visitor = await visit()
+    user = await visitor.sign_in("mina")
+    await visitor.page.goto("about:blank")
+    await chat.done("user.ban", f"user:{user}", {"seconds": 60})
+    await visitor.page.goto(node.http)
+    await expect(visitor.page.get_by_role("alert")).to_have_text("You are banned from this chat.")
+
+
 async def test_it_fits_a_narrow_screen_and_needs_no_mouse(chat: Chat, visit: Visit) -> None:
     await chat.done("room.open", "room:trade", {"title": "A trading post with a long name"})
     visitor = await visit(viewport={"width": 360, "height": 640}, color_scheme="dark")

@@ -76,7 +76,11 @@ async function enter() {
   $('chat').hidden = false
   link('busy', '', 'Connecting …')
   listen(client)
-  await client.connect()
+  try {
+    await client.connect()
+  } catch {
+    return // whoever listens says why
+  }
   if (rooms.size) turnTo(rooms.values().next().value)
   else {
     $('title').textContent = 'No rooms yet'

@@ -24,7 +24,7 @@ export class Log {
     const { log, scroll } = this
     const before = scroll.scrollHeight - scroll.scrollTop
     const known = new Map([...log.children].map((row) => [row.dataset.key, row]))
-    log.setAttribute('aria-busy', quiet)
+    log.setAttribute('aria-live', quiet ? 'off' : 'polite')
     const rows = []
     let last = null
     for (const item of [...room.items, ...room.pending.map((own) => ({ ...own, kind: 'message', user: me.user, name: me.name }))]) {
@@ -37,7 +37,6 @@ export class Log {
       last = item
     }
     place(log, rows)
-    log.setAttribute('aria-busy', false)
     this.empty.hidden = rows.length > 0 || !room.joined
     this.earlier.textContent = room.more || !rows.length ? '' : 'This is where the history begins'
     if (this.atEnd && !keep) this.toEnd()
