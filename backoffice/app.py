@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -20,12 +23,14 @@ from backoffice.api import (
     chat_token,
     commands,
     dead_letters,
+    export,
     health,
     home,
     nodes,
     operators,
     rooms,
     sanctions,
+    search,
     self_check,
     session,
     shards,
@@ -34,6 +39,7 @@ from backoffice.api import (
 )
 from backoffice.audit import Audit
 from backoffice.config import BackofficeSettings
+from backoffice.history import STEP_S, History
 from backoffice.metrics import METRICS, Metrics
 from backoffice.passwords import Passwords
 from backoffice.people import FIRST_ADMIN, People
@@ -43,6 +49,7 @@ from backoffice.routes import (
     AUDIT,
     BRIDGE,
     DEADLINE_S,
+    HISTORY,
     PREFIX,
     RECORDS,
     STOPPING,
@@ -63,16 +70,18 @@ from bridge.telemetry import (
     FaultCleared,
     FaultFound,
     NotReplayed,
+    PlacementChanged,
     Replayed,
     StepFailed,
     Superseded,
     Telemetry,
 )
 
+Announce = Callable[[str, str], None]
 log = structlog.get_logger(__name__)
 _LEVELS = {REFUSE: logging.ERROR, WARN: logging.WARNING, UNKNOWN: logging.INFO}  # of findings
 
-RESOURCES = (commands, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, self_check,
+RESOURCES = (commands, search, export, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, self_check,
              session, operators, tokens, audit_api)  # fmt: skip
 
 
@@ -82,7 +91,7 @@ def make_app(
     *,
     registry: Registry = default,
     telemetry: Telemetry | None = None,
-    announce: Callable[[str, str], None] | None = None,
+    announce: Announce | None = None,
 ) -> web.Application:
     """An application that connects to Redis when it starts. Importing this registers the chat vocabulary.
 
@@ -101,37 +110,63 @@ def make_app(
     health.add_to(app)
     home.add_to(app)
 
-    async def recorded(app: web.Application) -> AsyncIterator[None]:
-        async with Records.open(settings.database_url.get_secret_value()) as records:
-            people = People(records, Passwords())
-            app[RECORDS], app[ACCESS] = records, Access(settings.tokens, people, settings.proxies)
-            app[AUDIT] = Audit(records, settings.name)
-            await app[ACCESS].step()
-            given = settings.admin_password
-            password = await people.first_admin(None if given is None else given.get_secret_value())
-            if password is not None and announce is not None:
-                announce(FIRST_ADMIN, password)
-            refreshing = every(REFRESH_S, app[ACCESS].step, name="tokens", telemetry=events)
-            tasks = [asyncio.create_task(work) for work in (app[AUDIT].run(), refreshing)]
-            yield
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def connected(app: web.Application) -> AsyncIterator[None]:
-        stops = events.listen(app[METRICS].listen, inline=True), events.listen(_log)
-        async with Bridge.connect(bridge, registry=registry, telemetry=events, timeout=DEADLINE_S) as app[BRIDGE]:
-            app[METRICS].watch(app[BRIDGE])
-            yield
-        for stop in stops:
-            stop()
-
     async def stop(app: web.Application) -> None:
         app[STOPPING].set()
 
-    app.cleanup_ctx.extend((recorded, connected))
+    app.cleanup_ctx.append(partial(_recorded, settings, events, announce))
+    app.cleanup_ctx.append(partial(_connected, bridge, registry, events))
     app.on_shutdown.append(stop)
     return app
+
+
+async def _recorded(
+    settings: BackofficeSettings, events: Telemetry, announce: Announce | None, app: web.Application
+) -> AsyncIterator[None]:
+    """The back office's own database, and what lives on it."""
+    async with Records.open(settings.database_url.get_secret_value()) as records:
+        people = People(records, Passwords())
+        access = Access(settings.tokens, people, settings.proxies)
+        app[RECORDS], app[ACCESS], app[AUDIT] = records, access, Audit(records, settings.name)
+        await access.step()
+        given = settings.admin_password
+        password = await people.first_admin(None if given is None else given.get_secret_value())
+        if password is not None and announce is not None:
+            announce(FIRST_ADMIN, password)
+        refreshing = every(REFRESH_S, access.step, name="tokens", telemetry=events)
+        async with _running(app[AUDIT].run(), refreshing):
+            yield
+
+
+async def _connected(
+    settings: BridgeSettings, registry: Registry, events: Telemetry, app: web.Application
+) -> AsyncIterator[None]:
+    """The bridge, and the history that it feeds."""
+    stops = [events.listen(app[METRICS].listen, inline=True), events.listen(_log)]
+    async with Bridge.connect(settings, registry=registry, telemetry=events, timeout=DEADLINE_S) as bridge:
+        history = History(app[RECORDS], bridge)
+        app[BRIDGE], app[HISTORY] = bridge, history
+        app[METRICS].watch(bridge)
+        stops.append(events.listen(partial(_reread, history), inline=True))
+        async with _running(every(STEP_S, history.step, name="history", telemetry=events)):
+            yield
+    for stop in stops:
+        stop()
+
+
+@asynccontextmanager
+async def _running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _reread(history: History, event: object) -> None:
+    if isinstance(event, Connected | PlacementChanged):
+        history.reread()
 
 
 def _log(event: object) -> None:

@@ -30,6 +30,10 @@ dead letters, rooms, users and sanctions.
 Times are RFC 3339 in UTC. Of a key that a JSON object has twice, the last one counts. A 429 or 503 answer to a command
 has `idempotency_key` beside the problem's own members: repeat the command with it."""
 
+_SEARCHED = {  # how far a search went
+    "searched_until": {"type": ["string", "null"], "format": "date-time"},
+    "complete": {"type": "boolean"},
+}
 Schemas = dict[str, Any]
 
 
@@ -96,8 +100,9 @@ class _Schemas:
             return self.of(answer)
         return {
             "type": "object",
-            "required": ["items", "next_cursor"],
+            "required": ["items", "next_cursor", *answer.more],
             "properties": {
+                **{name: _SEARCHED[name] for name in answer.more},
                 "items": {"type": "array", "items": self.of(answer.item)},
                 "next_cursor": {"type": ["string", "null"]},
             },

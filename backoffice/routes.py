@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from backoffice.access import Access, caller_of, check_same_origin, unauthorized
 from backoffice.audit import Act, Audit
+from backoffice.history import History
 from backoffice.intake import BODY_BYTES, Body, NoQuery, Query, check, check_encoding, check_query, read_json
 from backoffice.operators import Caller, Role
 from backoffice.people import Session
@@ -31,6 +32,7 @@ DEADLINE_S = 0.8  # a call that waits for Redis longer is answered 503, which is
 BRIDGE = web.AppKey("bridge", Bridge)
 ACCESS = web.AppKey("access", Access)
 RECORDS = web.AppKey("records", Records)
+HISTORY = web.AppKey("history", History)
 AUDIT = web.AppKey("audit", Audit)
 THROTTLE = web.AppKey("throttle", Throttle)
 STRANGERS = web.AppKey("strangers", Allowance)  # audit entries about callers that nobody knows
@@ -109,7 +111,7 @@ def _failure(error: BaseException) -> str:
             return "failed internal"
 
 
-Handler = Callable[[Any], Awaitable[web.Response]]
+Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 Explain = Callable[["Route", web.Request, Caller, Any], list[Fault]]
 
 
@@ -144,17 +146,18 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """An answer ``{"items": […], "next_cursor": …}``."""
+    """An answer ``{"items": […], "next_cursor": …}``, with further members."""
 
     item: type
+    more: tuple[str, ...] = ()  # how far a search went
 
 
-def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitable[web.Response]]:
+def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The function that aiohttp calls for a route."""
     label = f"{route.method} {PREFIX}{route.path}"
     without_query = _without_query(route)
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.StreamResponse:
         caller, session = await authorise(route, request)
         check_encoding(request)
         query, body = await _read(route, request, caller, without_query)
@@ -167,7 +170,7 @@ def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitabl
         except TimeoutError:
             raise unreachable() from None
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         request[LABEL] = label
         if not route.writes:
             return await answer(request)

@@ -71,6 +71,14 @@ class PendingEntry:
     deliveries: int
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A page of a shard's record of ended commands."""
+
+    first: str | None  # the oldest entry that the record still has
+    ended: list[tuple[str, Outcome]]  # with the id of its entry
+
+
 class Inspector:
     """See the module. Every method raises Unreachable."""
 
@@ -210,6 +218,19 @@ class Inspector:
             if envelope is not None:
                 return await self._unfinished(envelope)
         return None
+
+    async def settled(self, shard: int, after: str, limit: int) -> Settled:
+        """What ended in a shard after an entry of its record ("0" = from the beginning), oldest first."""
+        stream = self._keys.settled(shard)
+        first, rows = await asyncio.gather(
+            self._redis.call("XRANGE", stream, "-", "+", "COUNT", 1),
+            self._redis.call("XRANGE", stream, f"({after}", "+", "COUNT", limit),
+        )
+        ended = []
+        for entry_id, flat in rows:
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            ended.append((entry_id.decode(), outcome_from_json(fields[b"outcome"])))
+        return Settled(first[0][0].decode() if first else None, ended)
 
     async def _unfinished(self, envelope: Envelope) -> Outcome:
         k, s, entry = self._keys, envelope.shard, envelope.entry_id

@@ -19,7 +19,19 @@ from backoffice.api.command_views import Accepted, BatchAnswer, CommandView, Wai
 from backoffice.intake import BATCH_BYTES, IDEMPOTENCY_HEADER, Body, NoQuery, Query, check, idempotency_key
 from backoffice.operators import Caller, Role, role_to_issue
 from backoffice.problems import Fault, Problem, from_error, invalid, not_found, unreachable
-from backoffice.routes import BRIDGE, DEADLINE_S, PREFIX, REQUEST_ID, STOPPING, Call, Deed, Route, reply, require
+from backoffice.routes import (
+    BRIDGE,
+    DEADLINE_S,
+    HISTORY,
+    PREFIX,
+    REQUEST_ID,
+    STOPPING,
+    Call,
+    Deed,
+    Route,
+    reply,
+    require,
+)
 from bridge.client import Bridge
 from bridge.envelope import (
     COMMAND_ID,
@@ -30,6 +42,7 @@ from bridge.envelope import (
     SUBJECT,
     TYPE,
     Outcome,
+    Step,
 )
 from bridge.errors import BridgeError, Invalid, InvalidPayload, UnknownType
 from bridge.publisher import MAX_AHEAD_S, Receipt
@@ -113,6 +126,7 @@ async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     async with call.audited(deed):
         receipt = await _publish(call.bridge, call.caller, call.body, key)
         deed.result = _told(receipt)
+    _remember(call, receipt, call.body)
     if call.query.wait:
         outcome = await _wait(call, receipt.id)
         if outcome is not None and outcome.ended:
@@ -155,13 +169,13 @@ async def show(call: Call[NoQuery, None]) -> web.Response:
     `receipts` are the nodes that carried it to their sessions, with how many those were; `missing_nodes` those that
     were there when it ended and have not said so yet: at once if they are dead, until their receipt arrives if not.
     """
-    outcome = await _outcome(call.bridge, call.part("id"))
+    outcome = await _outcome(call, call.part("id"))
     return reply(view(outcome, CommandView, await call.bridge.receipts.read(outcome)))
 
 
 async def cancel(call: Call[NoQuery, None]) -> web.Response:
     """Cancel a command that no node has begun; otherwise 409."""
-    outcome = await _outcome(call.bridge, call.part("id"))
+    outcome = await _outcome(call, call.part("id"))
     try:
         require(call.caller, role_to_issue(call.bridge.registry.get(outcome.type)))
     except UnknownType:
@@ -257,6 +271,7 @@ class _Item:
             self.result = {"status": problem.status, "problem": problem.document(self._call.request[REQUEST_ID])}
             return problem if problem.status == 503 else None
         self.deed.result = _told(receipt)
+        _remember(self._call, receipt, self._command)
         self.result = {"status": 200 if receipt.duplicate else 202, **asdict(_accepted(receipt))}
         return None
 
@@ -265,6 +280,18 @@ def _deed(command: CommandIn, key: str) -> Deed:
     detail = {"type": command.type, "payload": command.payload, "idempotency_key": key,
               "expires_in": command.expires_in, "deliver_at": command.deliver_at}  # fmt: skip
     return Deed("commands.issue", command.subject, command.reason, detail)
+
+
+def _remember(call: Call[Any, Any], receipt: Receipt, command: CommandIn) -> None:
+    """A row of the history, until the command's own record takes its place."""
+    if receipt.duplicate:
+        return
+    issued_at = int(receipt.id.split("-")[1])
+    state = "accepted" if command.deliver_at is None else "scheduled"
+    call.request.app[HISTORY].accepted(
+        Outcome(receipt.id, receipt.type, receipt.subject, command.payload, command.reason, call.caller.name, issued_at,
+                None, receipt.idempotency_key, None, state, None, 0, (Step(state, issued_at),))
+    )  # fmt: skip
 
 
 def _told(receipt: Receipt) -> str:
@@ -296,13 +323,15 @@ async def _answers(bridge: Bridge, outcome: Outcome) -> Answers:
         return Answers()
 
 
-async def _outcome(bridge: Bridge, id: str) -> Outcome:
+async def _outcome(call: Call[NoQuery, None], id: str) -> Outcome:
+    """As the servers know it; else as the history does."""
     if not COMMAND_ID.fullmatch(id):
         raise not_found(f"command {id[:80]!r}")
     try:
-        outcome = await bridge.outcome(id)
+        outcome = await call.bridge.outcome(id)
     except Invalid:  # the shard that it names is none of ours
         outcome = None
+    outcome = outcome or await call.request.app[HISTORY].get(id)
     if outcome is None:
         raise not_found(f"command {id}")
     return outcome

@@ -128,7 +128,7 @@ class BulkAnswer:
 async def listing(call: Call[DeadQuery, None]) -> web.Response:
     """Dead letters, newest first."""
     found = await call.bridge.dead.page(**call.query.model_dump())
-    return reply(page([_view(letter) for letter in found.items], found.next_cursor))
+    return reply(page([view(letter) for letter in found.items], found.next_cursor))
 
 
 async def show(call: Call[NoQuery, None]) -> web.Response:
@@ -140,7 +140,7 @@ async def show(call: Call[NoQuery, None]) -> web.Response:
         letter = None
     if letter is None:
         raise not_found(f"dead letter {id[:80]!r}")
-    return reply(_view(letter))
+    return reply(view(letter))
 
 
 async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
@@ -195,7 +195,8 @@ def _answer(result: BulkResult, *, dry_run: bool) -> BulkAnswer:
     return BulkAnswer(result.matched, done, [Skipped(id, code) for id, code in result.skipped], dry_run)
 
 
-def _view(letter: DeadLetter) -> DeadLetterView:
+def view(letter: DeadLetter) -> DeadLetterView:
+    """A dead letter as the API tells it."""
     code: Any = letter.cause_code
     return DeadLetterView(
         letter.id,

@@ -294,7 +294,7 @@ async def test_a_bad_path_is_refused(api: Api, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/commands", "POST"),
+        ("PUT", "/commands", "GET, HEAD, POST"),
         ("PUT", "/commands/1-1-1", "DELETE, GET, HEAD"),
         ("PATCH", "/nodes/a/drain", "DELETE, POST"),
         ("POST", "/rooms", "GET, HEAD"),

@@ -54,6 +54,8 @@ LEAST = {
     "POST /tokens": "admin",
     "DELETE /tokens/{id}": "admin",
     "GET /audit": "viewer",
+    "GET /commands": "viewer",
+    "GET /export": "viewer",
 }
 
 

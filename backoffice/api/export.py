@@ -1,0 +1,127 @@
+"""Everything as a file: commands, the audit chain, dead letters; lines of JSON, or CSV for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import asdict
+from typing import Any, Literal
+
+import orjson
+from aiohttp import hdrs, web
+from pydantic import AwareDatetime
+from sqlalchemy import select
+
+from backoffice.api import audit as audit_api
+from backoffice.api import dead_letters
+from backoffice.api.command_views import CommandView, view
+from backoffice.history import Wanted
+from backoffice.intake import Query
+from backoffice.operators import Role
+from backoffice.routes import HISTORY, RECORDS, STOPPING, Call, Route
+from backoffice.tables import audit
+from bridge.receipts import Answers
+
+_PAGE = 500
+_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula at the beginning of a cell
+
+
+class ExportQuery(Query):
+    """What, and in which form."""
+
+    what: Literal["commands", "audit", "dead"]
+    format: Literal["jsonl", "csv"] = "jsonl"
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
+    """A file of everything; the newest first, but the audit chain in its own order.
+
+    Streamed as it is read. One that breaks off has no end: the connection is cut.
+    """
+    query = call.query
+    pages = {"commands": _commands, "audit": _audit, "dead": _dead}[query.what](call)
+    response = web.StreamResponse(headers={
+        hdrs.CONTENT_TYPE: _TYPES[query.format],
+        hdrs.CONTENT_DISPOSITION: f'attachment; filename="{query.what}.{query.format}"',
+        "X-Content-Type-Options": "nosniff",
+        hdrs.CACHE_CONTROL: "no-store",
+    })  # fmt: skip
+    await response.prepare(call.request)
+    header: list[str] | None = None
+    async for items in pages:
+        if call.request.app[STOPPING].is_set():
+            raise ConnectionError("this service stops")
+        rows = [asdict(item) for item in items]
+        if query.format == "jsonl":
+            chunk = b"".join(orjson.dumps(row, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE) for row in rows)
+        else:
+            chunk = _csv(rows, with_header=header is None)
+            header = list(rows[0]) if rows and header is None else header
+        if chunk:
+            await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+async def _commands(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
+    wanted = Wanted(since=_ms(call.query.since), until=_ms(call.query.until))
+    after, complete = None, False
+    while not complete:
+        found = await call.request.app[HISTORY].search(wanted, limit=_PAGE, after=after)
+        yield [view(outcome, CommandView, Answers((), ())) for outcome in found.outcomes]
+        after, complete = found.next, found.complete
+
+
+async def _audit(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
+    since, until = _ms(call.query.since) or 0, _ms(call.query.until) or 1 << 62
+    last = 0
+    while True:
+        query = select(audit).where(audit.c.id > last, audit.c.at >= since, audit.c.at < until)
+        async with call.request.app[RECORDS].reading() as connection:
+            rows = (await connection.execute(query.order_by(audit.c.id).limit(_PAGE))).all()
+        if not rows:
+            return
+        yield [audit_api.view(row) for row in rows]
+        last = rows[-1].id
+
+
+async def _dead(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
+    cursor = None
+    while True:
+        found = await call.bridge.dead.page(limit=_PAGE, cursor=cursor)
+        yield [dead_letters.view(letter) for letter in found.items]
+        cursor = found.next_cursor
+        if cursor is None:
+            return
+
+
+def _csv(rows: list[dict[str, Any]], *, with_header: bool) -> bytes:
+    if not rows:
+        return b""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    if with_header:
+        writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> str:
+    """One cell, which no spreadsheet takes for a formula."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_UTC_Z).decode().strip('"')
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _ms(time: AwareDatetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)
+
+
+ROUTES = (
+    Route("GET", "/export", export, Role.VIEWER, {200: str}, query=ExportQuery, deadline_s=None),
+)  # fmt: skip

@@ -1,0 +1,74 @@
+"""Commands by what is known of them, newest first, from the back office's own history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from aiohttp import web
+from pydantic import AwareDatetime, Field
+
+from backoffice.api.command_views import CommandView, StateName, view
+from backoffice.history import Wanted
+from backoffice.operators import Role
+from backoffice.paging import Paged, bad_cursor, cursor_of
+from backoffice.routes import HISTORY, Call, ListOf, Route, reply
+from backoffice.times import time_or_none
+from bridge.receipts import Answers
+
+Name = Annotated[str, Field(max_length=100)]
+
+
+class CommandQuery(Paged):
+    """Which commands."""
+
+    type: Name | None = None
+    subject: Name | None = None
+    user: Name | None = Field(None, description="whom they concern: their subject, or the user whom they name")
+    by: Name | None = None
+    node: Name | None = None
+    state: StateName | None = None
+    since: AwareDatetime | None = Field(None, description="issued at that time or later")
+    until: AwareDatetime | None = Field(None, description="issued before")
+    text: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="words in the reason or the payload; the search goes back as far as time allows"
+    )
+
+    def wanted(self) -> Wanted:
+        return Wanted(self.type, self.subject, self.user, self.by, self.node, self.state, _ms(self.since),
+                      _ms(self.until), self.text)  # fmt: skip
+
+
+async def listing(call: Call[CommandQuery, None]) -> web.StreamResponse:
+    """Commands, newest first.
+
+    Everything issued after `searched_until` was looked at; `complete` says that nothing older is left. A page may
+    hold fewer items than `limit`, and still have a `next_cursor`.
+    """
+    query = call.query
+    after = _place(query.after(str))
+    found = await call.request.app[HISTORY].search(query.wanted(), limit=query.limit, after=after)
+    return reply({
+        "items": [view(outcome, CommandView, Answers((), ())) for outcome in found.outcomes],
+        "next_cursor": None if found.next is None else cursor_of(f"{found.next[0]} {found.next[1]}"),
+        "searched_until": time_or_none(found.searched_until),
+        "complete": found.complete,
+    })  # fmt: skip
+
+
+def _place(cursor: str | None) -> tuple[int, str] | None:
+    if cursor is None:
+        return None
+    issued_at, _, id = cursor.partition(" ")
+    if not issued_at.isdecimal() or not id:
+        raise bad_cursor()
+    return int(issued_at), id
+
+
+def _ms(time: AwareDatetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)
+
+
+ROUTES = (
+    Route("GET", "/commands", listing, Role.VIEWER, {200: ListOf(CommandView, ("searched_until", "complete"))},
+          query=CommandQuery, deadline_s=3.0),
+)  # fmt: skip

@@ -1,0 +1,279 @@
+"""The history of commands in the back office's own database: fed by the shards' records, searched by operators.
+
+Each database remembers how far it has read each shard's record, so one that is new, was lost
+or was away reads what the records still hold, by itself. A command that was accepted here is
+a row at once; what its record missed, because it was capped meanwhile, its outcome tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy import ColumnElement, Table, func, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backoffice.records import Records
+from backoffice.tables import commands, positions
+from bridge.client import Bridge
+from bridge.envelope import Failure, Outcome, Step
+
+log = structlog.get_logger(__name__)
+
+STEP_S = 0.5  # between two looks at the records
+READ_AT_ONCE = 500  # ended commands of one shard
+MAX_WAITING = 10_000  # rows of accepted commands; beyond it their record brings them
+OVERLAP_MS = 60_000  # read again after a server was lost: its successor may have had the end of the record anew
+STALE_MS = 30_000  # an open row older than that is asked for by its id
+_ASKED_AT_ONCE = 100
+_TEXT_CHARS = 4000  # of reason and payload that a search for words looks at
+_SCAN_ROWS = 5_000  # of one look for words
+_SCAN_S = 0.3  # for all looks of one call
+_OPEN = "open"  # state of a row whose end nobody has told
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which commands a search is for; None: whatever."""
+
+    type: str | None = None
+    subject: str | None = None
+    user: str | None = None
+    by: str | None = None
+    node: str | None = None
+    state: str | None = None
+    since: int | None = None  # ms since the epoch, of the time they were issued; included
+    until: int | None = None  # excluded
+    text: str | None = None  # in reason or payload
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of a search, newest first."""
+
+    outcomes: list[Outcome]
+    next: tuple[int, str] | None  # issued_at and id of the last row looked at, where the search goes on
+    searched_until: int | None  # ms: everything issued later was looked at
+    complete: bool  # nothing older is left to look at
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the history is behind the records."""
+
+    behind: int  # ended commands that were not read yet, as far as is known
+    lost: int  # records that were capped before they were read
+    read: int
+
+
+class History:
+    """Feeds and searches the table of commands. ``step`` has to be called every ``STEP_S``."""
+
+    def __init__(self, records: Records, bridge: Bridge) -> None:
+        self._records, self._bridge = records, bridge
+        self._positions: dict[int, str] | None = None  # shard → last entry read; None: to be read
+        self._waiting: deque[Outcome] = deque(maxlen=MAX_WAITING)
+        self._more = True  # the last look did not reach the end
+        self._lost = self._read = 0
+        self._asked_at = 0.0
+
+    def accepted(self, outcome: Outcome) -> None:
+        """A command that was accepted here just now; it is a row soon."""
+        self._waiting.append(outcome)
+
+    def reread(self) -> None:
+        """Read the end of each record again: the server is another one, or was away."""
+        if self._positions is not None:
+            self._positions = {shard: _back(last) for shard, last in self._positions.items()}
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(READ_AT_ONCE if self._more else 0, self._lost, self._read)
+
+    # feeding
+
+    async def step(self) -> None:
+        """Write what was accepted here, then what ended anywhere, until nothing more is there."""
+        await self._write_accepted()
+        if self._positions is None:
+            self._positions = await self._read_positions()
+        self._more = True
+        while self._more:
+            self._more = await self._read_records(self._positions)
+        if time.monotonic() - self._asked_at > STALE_MS / 1000:
+            self._asked_at = time.monotonic()
+            await self._ask_for_open()
+
+    async def _write_accepted(self) -> None:
+        rows = [_row(self._waiting.popleft()) for _ in range(len(self._waiting))]
+        if rows:
+            async with self._records.writing() as connection:
+                statement = _dialect_insert(connection, commands).on_conflict_do_nothing()
+                await connection.execute(statement, rows)  # one that has ended is known already
+
+    async def _read_positions(self) -> dict[int, str]:
+        async with self._records.reading() as connection:
+            known = {row.shard: row.last for row in await connection.execute(select(positions))}
+        return {shard: known.get(shard, "0") for shard in range(self._bridge.shards)}
+
+    async def _read_records(self, read: dict[int, str]) -> bool:
+        """One page of every shard; whether there may be more."""
+        pages = await asyncio.gather(
+            *(self._bridge.inspector.settled(s, last, READ_AT_ONCE) for s, last in read.items())
+        )
+        last_read: dict[int, str] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        for (shard, last), page in zip(read.items(), pages, strict=True):
+            if last != "0" and page.first is not None and _order(page.first) > _order(last) and page.ended:
+                self._lost += 1
+                log.warning("part of the record was capped before it was read", shard=shard, since=last)
+            if page.ended:
+                last_read[shard] = page.ended[-1][0]
+            rows.update((outcome.id, _row(outcome)) for _, outcome in page.ended)
+        if last_read:
+            await self._write_ended(list(rows.values()), last_read)
+            read.update(last_read)
+            self._read += len(rows)
+        return any(len(page.ended) == READ_AT_ONCE for page in pages)
+
+    async def _write_ended(self, rows: Sequence[dict[str, Any]], last_read: dict[int, str]) -> None:
+        async with self._records.writing() as connection:
+            await _upsert(connection, commands, "id", rows)
+            await _upsert(connection, positions, "shard", [{"shard": s, "last": at} for s, at in last_read.items()])
+
+    async def _ask_for_open(self) -> None:
+        """Rows that should have ended by now: their outcomes tell what a capped record did not."""
+        before = int(time.time() * 1000) - STALE_MS
+        open_ = select(commands.c.id).where(commands.c.state == _OPEN, commands.c.issued_at < before)
+        async with self._records.reading() as connection:
+            ids = (await connection.execute(open_.order_by(commands.c.issued_at).limit(_ASKED_AT_ONCE))).scalars().all()
+        outcomes = await asyncio.gather(*(self._bridge.outcome(id) for id in ids))
+        rows = [_row(outcome) for outcome in outcomes if outcome is not None and outcome.ended]
+        if rows:
+            async with self._records.writing() as connection:
+                await _upsert(connection, commands, "id", rows)
+
+    # searching
+
+    async def search(self, wanted: Wanted, *, limit: int, after: tuple[int, str] | None = None) -> Found:
+        """Newest first. A search for words looks as far as time allows and says how far that was."""
+        until = time.monotonic() + _SCAN_S
+        found: list[Outcome] = []
+        place, complete = after, False
+        async with self._records.reading() as connection:
+            while len(found) < limit and not complete and (place is after or time.monotonic() < until):
+                wanted_rows = _SCAN_ROWS if wanted.text is not None else limit + 1
+                rows = (await connection.execute(_page(wanted, place, wanted_rows))).all()
+                complete = len(rows) < wanted_rows
+                for row in rows:
+                    if len(found) == limit:
+                        complete = False
+                        break
+                    place = row.issued_at, row.id
+                    if row.fits:
+                        found.append(_outcome(row.data))
+        shown = await asyncio.gather(*map(self._as_now, found))
+        kept = [outcome for outcome in shown if wanted.state is None or outcome.state == wanted.state]
+        return Found(kept, None if complete else place, None if place is None else place[0], complete)
+
+    async def get(self, id: str) -> Outcome | None:
+        """A command that the servers have forgotten."""
+        async with self._records.reading() as connection:
+            data = (await connection.execute(select(commands.c.data).where(commands.c.id == id))).scalar_one_or_none()
+        return None if data is None else _outcome(data)
+
+    async def count(self) -> int:
+        async with self._records.reading() as connection:
+            return (await connection.execute(select(func.count()).select_from(commands))).scalar_one()
+
+    async def _as_now(self, outcome: Outcome) -> Outcome:
+        """An open row as the servers know it now; they may have forgotten it, or be away."""
+        if outcome.ended:
+            return outcome
+        try:
+            return await self._bridge.outcome(outcome.id) or outcome
+        except Exception as error:  # a list shows what is known
+            log.debug("an open command could not be asked for", id=outcome.id, cause=str(error))
+            return outcome
+
+
+def _page(wanted: Wanted, after: tuple[int, str] | None, limit: int) -> Any:
+    """The next rows to look at, each with whether the words are in it."""
+    words = _words(wanted.text) if wanted.text is not None else (commands.c.id == commands.c.id)
+    query = select(commands.c.id, commands.c.issued_at, words.label("fits"), commands.c.data)
+    if after is not None:
+        query = query.where(tuple_(commands.c.issued_at, commands.c.id) < after)
+    return query.where(*_conditions(wanted)).order_by(commands.c.issued_at.desc(), commands.c.id.desc()).limit(limit)
+
+
+def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    conditions = [commands.c[name] == value for name in ("type", "subject", "user", "by", "node")
+                  if (value := getattr(wanted, name)) is not None]  # fmt: skip
+    if wanted.state is not None:
+        ended = wanted.state in ("done", "rejected", "expired", "dead", "cancelled")
+        conditions.append(commands.c.state == (wanted.state if ended else _OPEN))
+    if wanted.since is not None:
+        conditions.append(commands.c.issued_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(commands.c.issued_at < wanted.until)
+    return conditions
+
+
+def _words(text: str) -> ColumnElement[bool]:
+    return func.lower(commands.c.text).contains(text.lower(), autoescape=True)
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    kind, _, id = outcome.subject.partition(":")
+    payload = outcome.payload if isinstance(outcome.payload, dict) else {}
+    user = id if kind == "user" else payload.get("user")
+    text = f"{outcome.reason or ''}\n{orjson.dumps(outcome.payload).decode()}"
+    return {
+        "id": outcome.id,
+        "type": outcome.type[:64],
+        "subject": outcome.subject[:97],
+        "user": user[:64] if isinstance(user, str) else None,
+        "by": outcome.issued_by[:100],
+        "state": outcome.state if outcome.ended else _OPEN,
+        "node": outcome.node,
+        "issued_at": outcome.issued_at,
+        "ended_at": outcome.timeline[-1].at if outcome.ended and outcome.timeline else None,
+        "text": text[:_TEXT_CHARS].replace("\0", ""),
+        "data": orjson.dumps(asdict(outcome)).decode(),
+    }
+
+
+def _outcome(data: str) -> Outcome:
+    record = orjson.loads(data)
+    record["timeline"] = tuple(Step(**step) for step in record["timeline"])
+    record["error"] = None if record["error"] is None else Failure(**record["error"])
+    return Outcome(**record)
+
+
+async def _upsert(connection: AsyncConnection, table: Table, key: str, rows: Iterable[dict[str, Any]]) -> None:
+    listed = list(rows)
+    if listed:
+        statement = _dialect_insert(connection, table)
+        changes = {name: statement.excluded[name] for name in listed[0] if name != key}
+        await connection.execute(statement.on_conflict_do_update(index_elements=[key], set_=changes), listed)
+
+
+def _dialect_insert(connection: AsyncConnection, table: Table) -> Any:
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def _back(entry: str) -> str:
+    """A place in the record a while before this one."""
+    return f"{max(0, _order(entry)[0] - OVERLAP_MS)}-0"
+
+
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, seq = entry.partition("-")
+    return int(ms), int(seq or 0)

@@ -1,0 +1,217 @@
+"""The history of commands: what it finds, that it catches up, and that it says how far it looked."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import pytest
+from sqlalchemy import text
+
+from backoffice import history
+from backoffice.history import History, Wanted
+from backoffice.records import Records
+from bridge.client import Bridge
+from bridge.config import BridgeSettings
+from tests.backoffice.conftest import serving
+from tests.backoffice.service import Api, backoffice, settings
+from tests.recorder import Recorder
+from tests.servers import Server
+from tests.waiting import until
+
+
+async def find(api: Api, count: int, query: str = "") -> list[dict[str, Any]]:
+    """The ``count`` commands that fit, newest first, once the history has them all."""
+
+    async def found() -> tuple[list[dict[str, Any]]] | None:
+        answer = (await api.get(f"/commands?{query}")).json
+        items: list[dict[str, Any]] = answer["items"]
+        assert len(items) <= count, items
+        return (items,) if len(items) == count and answer["complete"] else None
+
+    [items] = await until(found, what=f"{count} commands for {query!r}")
+    return items
+
+
+async def test_commands_are_found_by_what_is_known_of_them(api: Api, node: Bridge) -> None:
+    await api.issue("room.open", "room:lobby", {"title": "The lobby"}, wait=10)
+    await api.as_("moderator").issue("member.mute", "room:lobby", {"user": "ann"}, reason="욕설 spam", wait=10)
+    await api.as_("operator").issue("user.ban", "user:ann", {"seconds": 60}, wait=10)
+    await api.issue("room.freeze", "room:nowhere", {}, wait=10)
+    for query, types in {
+        "": ["room.freeze", "user.ban", "member.mute", "room.open"],
+        "type=room.open": ["room.open"],
+        "subject=room:lobby": ["member.mute", "room.open"],
+        "user=ann": ["user.ban", "member.mute"],
+        "by=moderator": ["member.mute"],
+        "state=rejected": ["room.freeze"],
+        "state=done&by=admin": ["room.open"],
+        "node=node-a": ["room.freeze", "user.ban", "member.mute", "room.open"],
+        "text=spam": ["member.mute"],
+        f"text={quote('욕설')}": ["member.mute"],
+        "text=LOBBY": ["room.open"],
+        "text=%25": [],
+        "since=2030-01-01T00:00:00Z": [],
+        "until=2020-01-01T00:00:00Z": [],
+    }.items():
+        assert [item["type"] for item in await find(api, len(types), query)] == types, query
+
+
+async def test_a_command_is_there_at_once_with_its_state_as_it_is_now(api: Api) -> None:
+    first = await api.issue("room.open", "room:lobby", {})
+    [item] = await find(api, 1)
+    assert (item["id"], item["state"]) == (first.json["id"], "accepted")
+    assert len((await api.get("/commands?state=accepted")).json["items"]) == 1
+    await api.delete(f"/commands/{first.json['id']}")
+
+    async def cancelled() -> bool:
+        return len((await api.get("/commands?state=cancelled")).json["items"]) == 1
+
+    await until(cancelled)
+    assert (await api.get("/commands?state=accepted")).json["items"] == []
+
+
+async def test_pages_follow_each_other_without_a_gap(api: Api) -> None:
+    ids = [(await api.issue("room.open", f"room:r{n}", {})).json["id"] for n in range(7)]
+    await find(api, 7)
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = (await api.get(f"/commands?limit=3{cursor and f'&cursor={cursor}'}")).json
+        assert len(page["items"]) <= 3
+        found += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert found == ids[::-1]
+
+
+async def test_a_search_for_words_says_how_far_it_looked(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        await api.issue("room.open", f"room:r{number}", {}, reason=f"reason {number}")
+    await find(api, 6)
+    monkeypatch.setattr(history, "_SCAN_ROWS", 2)
+    monkeypatch.setattr(history, "_SCAN_S", 0.0)
+    looks, cursor = [], ""
+    while cursor is not None:
+        answer = (await api.get(f"/commands?text=reason+0{cursor and f'&cursor={cursor}'}")).json
+        looks.append((len(answer["items"]), answer["complete"]))
+        assert answer["searched_until"] is not None or answer["complete"]
+        cursor = answer["next_cursor"]
+    assert looks[:2] == [(0, False), (0, False)]
+    assert sum(count for count, _ in looks) == 1
+    assert looks[-1][1]
+
+
+async def test_a_command_that_the_servers_forgot_is_still_shown(api: Api, node: Bridge, server: Server) -> None:
+    done = await api.issue("room.open", "room:lobby", {}, wait=10)
+    await find(api, 1, "state=done")
+    raw = server.client()
+    for key in await raw.keys("*outcome*"):
+        await raw.delete(key)
+    answer = await api.get(f"/commands/{done.json['id']}")
+    assert (answer.status, answer.json["state"]) == (200, "done")
+
+
+async def test_a_new_database_reads_what_the_records_hold(
+    api: Api, node: Bridge, bridge_settings: BridgeSettings, tmp_path: Path
+) -> None:
+    for number in range(20):
+        await api.issue("room.open", f"room:r{number}", {}, wait=10)
+    async with (
+        Bridge.connect(bridge_settings) as bridge,
+        Records.open(f"sqlite+aiosqlite:///{tmp_path}/new.sqlite3") as records,
+    ):
+        fresh = History(records, bridge)
+        await fresh.step()
+        assert await fresh.count() == 20
+        again = History(records, bridge)
+        await again.step()
+        assert again.progress.read == 0
+        again.reread()
+        await again.step()
+        assert (await again.count(), again.progress.read > 0) == (20, True)
+
+
+async def test_what_a_capped_record_does_not_tell_the_outcome_tells(
+    api: Api, bridge_settings: BridgeSettings, node: Bridge, server: Server, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(history, "STALE_MS", 0)
+    async with (
+        Bridge.connect(bridge_settings) as bridge,
+        Records.open(f"sqlite+aiosqlite:///{tmp_path}/new.sqlite3") as records,
+    ):
+        late = History(records, bridge)
+        await late.step()
+        done = (await api.issue("room.open", "room:lobby", {}, wait=10)).json
+        outcome = await bridge.outcome(done["id"])
+        assert outcome is not None
+        late.accepted(replace(outcome, state="accepted"))
+        raw = server.client()
+        for key in await raw.keys("*settled*"):
+            await raw.delete(key)
+        await late.step()
+        found = await late.search(Wanted(), limit=10)
+        assert [(each.id, each.state) for each in found.outcomes] == [(done["id"], "done")]
+        assert len((await late.search(Wanted(state="done"), limit=10)).outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [Wanted(), Wanted(type="a.b"), Wanted(subject="user:u"), Wanted(user="u"), Wanted(by="x"), Wanted(state="done")],
+    ids=str,
+)
+async def test_every_list_is_read_along_an_index(tmp_path: Path, wanted: Wanted) -> None:
+    async with Records.open(f"sqlite+aiosqlite:///{tmp_path}/plan.sqlite3") as records, records.reading() as connection:
+        query = history._page(wanted, (1, "1-1-1"), 100)
+        compiled = query.compile(connection.sync_connection.engine, compile_kwargs={"literal_binds": True})
+        plan = (await connection.execute(text(f"EXPLAIN QUERY PLAN {compiled}"))).all()
+    assert "USING INDEX ix_commands" in str(plan)
+    assert "TEMP B-TREE" not in str(plan)
+
+
+async def test_exports_hold_everything_and_no_formulas(api: Api, node: Bridge) -> None:
+    evil = '=HYPERLINK("http://x")'
+    await api.issue("room.open", "room:lobby", {}, reason=evil, wait=10)
+    await find(api, 1)
+    lines = (await api.get("/export?what=commands")).body.splitlines()
+    assert [orjson.loads(line)["reason"] for line in lines] == [evil]
+    answer = await api.get("/export?what=commands&format=csv")
+    [row] = csv.DictReader(io.StringIO(answer.body.decode()))
+    assert (row["reason"], row["type"], row["state"]) == (f"'{evil}", "room.open", "done")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="commands.csv"'
+    audit = (await api.get("/export?what=audit")).body.splitlines()
+    assert [orjson.loads(line)["seq"] for line in audit] == list(range(1, len(audit) + 1))
+    assert (await api.get("/export?what=dead&format=csv")).body == b""
+    assert (await api.get("/export?what=people")).status == 422
+
+
+async def test_an_export_is_streamed_page_by_page(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = [{"type": "room.open", "subject": f"room:r{n}", "payload": {}} for n in range(25)]
+    await api.post("/commands/batch", {"commands": commands})
+    await find(api, 25)
+    monkeypatch.setattr("backoffice.api.export._PAGE", 10)
+    rows = list(csv.DictReader(io.StringIO((await api.get("/export?what=commands&format=csv")).body.decode())))
+    assert len({row["id"] for row in rows}) == 25
+
+
+async def test_the_history_goes_on_after_redis_was_away(own_server: Server, events: Recorder) -> None:
+    config = settings(own_server.url)
+    async with serving(config, events), backoffice(config) as api:
+        await api.issue("room.open", "room:r1", {}, wait=10)
+        own_server.kill()
+        await own_server.restart()
+
+        async def done() -> bool:
+            return (await api.issue("room.open", "room:r2", {}, wait=5)).status == 200
+
+        await until(done)
+        await until(lambda: _has(api, "room:r2"))
+
+
+async def _has(api: Api, subject: str) -> bool:
+    return bool((await api.get(f"/commands?subject={subject}&state=done")).json["items"])
