@@ -241,25 +241,24 @@ async def test_a_swallowed_push_is_fetched(chat: Chat, node: RunningNode, connec
 
 @in_both
 async def test_silence_is_a_loss(chat: Chat, connect: Connect) -> None:
-    node = await chat.start_node(heartbeat_seconds=0.3, **ForPages)
+    node = await chat.start_node(heartbeat_seconds=0.6, **ForPages)
     await chat.done("room.open", "room:lobby", {})
     cable = await Proxy.start(node.http)
     try:
         client = await connect([ws_url(cable), node.url], "u1", "lobby")
         cable.black_hole()
-        lost = await client.event("reconnecting")
-        assert lost["reason"] == "silence"
+        await client.event("reconnecting", reason="silence")
         await client.event("resumed", recovered=True)
     finally:
         await cable.close()
 
 
 async def test_a_client_is_not_lost_by_its_own_silence(chat: Chat, connect: Connect) -> None:
-    node = await chat.start_node(heartbeat_seconds=0.2, **ForPages)
+    node = await chat.start_node(heartbeat_seconds=0.8, **ForPages)
     client = await connect(node.url)
     (session,) = node.node.hub.clients
     pings = []
-    for _ in range(4):
+    for _ in range(2):
         pings.append(session.socket.pinged_at)
         await until(lambda: session.socket.heard_at > session.socket.pinged_at > pings[-1])
     assert [event["type"] for event in client.events] == ["connected"]

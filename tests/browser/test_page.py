@@ -168,8 +168,8 @@ async def test_what_people_write_is_never_markup(chat: Chat, node: RunningNode, 
 async def test_slow_mode_counts_down_and_keeps_what_was_typed(chat: Chat, visit: Visit) -> None:
     visitor = await visit()
     await visitor.sign_in("mina")
-    await chat.done("room.slow_mode", "room:lobby", {"seconds": 2})
-    await expect(visitor.page.locator("#room-state")).to_have_text("slow mode 2 s")
+    await chat.done("room.slow_mode", "room:lobby", {"seconds": 4})
+    await expect(visitor.page.locator("#room-state")).to_have_text("slow mode 4 s")
     await visitor.say("first")
     await expect(visitor.page.locator("#left")).to_have_text(re.compile(r"you can write again in \d s"))
     await visitor.say("second")
@@ -177,6 +177,20 @@ async def test_slow_mode_counts_down_and_keeps_what_was_typed(chat: Chat, visit:
     await expect(visitor.page.locator("#send")).to_be_enabled()
     await visitor.page.locator("#send").click()
     await visitor.sees("second")
+
+
+async def test_enter_that_ends_a_syllable_does_not_send(visit: Visit) -> None:
+    visitor = await visit()
+    await visitor.sign_in("김미나")
+    box = visitor.page.get_by_role("textbox")
+    await box.fill("안녕")
+    for event in ({"isComposing": True}, {"keyCode": 229}):
+        await box.dispatch_event("keydown", {"key": "Enter", **event})
+        await expect(box).to_have_value("안녕")
+    await box.press("Shift+Enter")
+    await box.press("Enter")
+    await visitor.sees("안녕")
+    await expect(box).to_have_value("")
 
 
 async def test_older_messages_come_by_scrolling_up_and_the_view_stays(

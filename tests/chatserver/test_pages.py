@@ -113,7 +113,7 @@ async def test_nobody_becomes_somebody_else(demo: RunningNode, bearer: str) -> N
 
 
 async def test_tokens_are_limited_in_number(demo: RunningNode) -> None:
-    answers = await asyncio.gather(*(ask(demo, "/demo/token?name=x", "POST") for _ in range(80)))
+    answers = await asyncio.gather(*(ask(demo, "/demo/token?name=x", "POST") for _ in range(150)))
     refused = [response for response, _ in answers if response.status == 429]
     assert refused
     assert int(refused[0].headers["Retry-After"]) >= 1

@@ -14,7 +14,8 @@ export class Composer {
     })
     this.text.addEventListener('keydown', (event) => {
       // While a syllable is being composed (Korean, Japanese, …), Enter belongs to the input method.
-      if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+      const composing = event.isComposing || event.keyCode === 229 // Safari tells by the latter
+      if (event.key === 'Enter' && !event.shiftKey && !composing) {
         event.preventDefault()
         this.submit()
       }

@@ -24,7 +24,7 @@ export class Log {
     const { log, scroll } = this
     const before = scroll.scrollHeight - scroll.scrollTop
     const known = new Map([...log.children].map((row) => [row.dataset.key, row]))
-    log.setAttribute('aria-live', quiet ? 'off' : 'polite')
+    log.parentElement.setAttribute('aria-live', quiet ? 'off' : 'polite')
     const rows = []
     let last = null
     for (const item of [...room.items, ...room.pending.map((own) => ({ ...own, kind: 'message', user: me.user, name: me.name }))]) {
