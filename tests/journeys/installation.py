@@ -17,6 +17,7 @@ from bridge.guard import guarded, needs_pipe
 from bridge.rest import RestApi
 from tests.chatserver.client import SECRET, ChatClient, signed_in
 from tests.servers import Server
+from tests.topologies import Topology
 from tests.waiting import ended, until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ class Service:
 class Installation:
     """See the module. ``api`` is an operator's."""
 
-    def __init__(self, server: Server, **settings: object) -> None:
+    def __init__(self, server: Server | Topology, **settings: object) -> None:
         self.server = server
         self.redis_urls: dict[str, str] = {}  # of nodes that reach the server by another way
         self.nodes: dict[str, Service] = {}
@@ -120,6 +121,7 @@ class Installation:
         assert [await service.stop() for service in (*self.nodes.values(), self.backoffice)] == [0] * (
             len(self.nodes) + 1
         )
+        assert isinstance(self.server, Server)
         await self.server.terminate()
         await self.server.restart()
         await self.start(*self.nodes)
@@ -172,6 +174,7 @@ class Installation:
     async def _spawn(self, name: str, module: str, **environment: str) -> Service:
         stem = self.server.directory / f"{name}-{len(self._all)}"
         errors, ready_file = stem.with_suffix(".err"), stem.with_suffix(".ready")
+        ready_file.unlink(missing_ok=True)  # an earlier installation on the same server had that name
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "BACKOFFICE_", "CHATSERVER_"))}
         with errors.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(

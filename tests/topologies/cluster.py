@@ -92,9 +92,14 @@ class ManyServers(Topology):
 
     async def seats(self) -> list[Seat]:
         """Who is who, as a server tells that sees the cluster well; as the first that answers, where none does."""
-        views = await asyncio.gather(*map(self._view, self.servers), return_exceptions=True)
-        answered = [view for view in views if isinstance(view, View)]
-        assert answered, views
+        answered: list[View] = []
+
+        async def somebody_answers() -> bool:
+            views = await asyncio.gather(*map(self._view, self.servers), return_exceptions=True)
+            answered[:] = [view for view in views if isinstance(view, View)]
+            return bool(answered)
+
+        await until(somebody_answers)
         return next((view for view in answered if view.state == "ok"), answered[0]).seats
 
     def by_id(self, id: str) -> Member:
@@ -148,8 +153,16 @@ class ManyServers(Topology):
         return owned
 
     async def _move_by_key(self, slot: int, source: Server, to: Server) -> None:
+        await self.begin_move(slot, source, to)
+        await self.finish_move(slot, source, to)
+
+    async def begin_move(self, slot: int, source: Server, to: Server) -> None:
+        """Key by key; nothing has moved yet."""
         await ask(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", id_of(source))
         await ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", id_of(to))
+
+    async def finish_move(self, slot: int, source: Server, to: Server) -> None:
+        """Move what has not moved yet, and tell everybody."""
         while keys := await ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             await ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
         # Once each: who is told again lets its subscribers go once more.
