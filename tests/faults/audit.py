@@ -12,7 +12,6 @@ from bridge.client import Bridge
 from tests.faults.ledger import LEDGER
 from tests.faults.load import Load
 from tests.figures import Figures, spread
-from tests.topologies import Topology
 from tests.waiting import until
 
 FAIL_S = 10.0  # no command may wait longer, whatever the machine is busy with
@@ -97,14 +96,6 @@ async def ledger(bridge: Bridge, room: str) -> list[tuple[str, dict[bytes, bytes
     """What took effect in a room, in order: the server's ids and the lines."""
     rows = await bridge.redis.call("XRANGE", bridge.keys.state(bridge.shard_of(room), room, LEDGER), "-", "+")
     return [(entry.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in rows]
-
-
-async def audit_of_survivors(topology: Topology, bridge: Bridge, load: Load) -> Audit:
-    """The same after primaries were lost: what a replica had not got yet when it took their place is not missed."""
-    books = await audit(bridge, load)
-    if topology.forgets:
-        books.lost = [id for id in books.lost if await bridge.outcome(id) is not None]
-    return books
 
 
 def _compare(books: Audit, room: str, ids: list[str], lines: list[tuple[str, dict[bytes, bytes]]]) -> None:

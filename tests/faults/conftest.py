@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,9 +49,10 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def bridge(topology: Topology, settings: dict[str, Any]) -> AsyncIterator[Bridge]:
-    """The publisher's side, in the test's own process."""
-    async with Bridge.connect(topology.url, registry=registry, **settings) as bridge:
+async def bridge(topology: Topology, settings: dict[str, Any], tmp_path: Path) -> AsyncIterator[Bridge]:
+    """The publisher's side, in the test's own process; with a journal where a replica may lack the last commands."""
+    journal = {"journal": tmp_path / "journal"} if topology.forgets else {}
+    async with Bridge.connect(topology.url, registry=registry, **journal, **settings) as bridge:
         yield bridge
 
 

@@ -7,11 +7,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from bridge.client import Bridge
-from tests.faults.audit import audit, audit_of_survivors, conclude, drained
+from tests.faults.audit import audit, conclude, drained
 from tests.faults.fleet import Fleet, Member
 from tests.faults.ledger import registry
 from tests.faults.load import Load
@@ -90,6 +91,7 @@ async def test_random_faults_of_everything(
     topology: Topology,
     fleet: Fleet,
     start_proxies: Callable[[], Awaitable[Proxies]],
+    tmp_path: Path,
     chance: random.Random,
     full: bool,
     figures: Figures,
@@ -120,11 +122,12 @@ async def test_random_faults_of_everything(
             await topology.crash(await topology.primary(chance), away_s=chance.uniform(0, 1))
             await topology.heal()
 
-    async with Bridge.connect(topology.url, registry=registry) as bridge:
+    journal = {"journal": tmp_path / "journal"} if topology.forgets else {}
+    async with Bridge.connect(topology.url, registry=registry, **journal) as bridge:
         async with Load(bridge, per_s=60) as load, asyncio.TaskGroup() as mischief:
             for each in (nodes, connections, primaries):
                 mischief.create_task(each())
         await drained(bridge)
-        books = await audit_of_survivors(topology, bridge, load)
+        books = await audit(bridge, load)
     waits = [(done - accepted) / 1000 for accepted, done in books.times]
     conclude("chaos: nodes, connections, primaries", books, len(chaos.faults) + 30, waits, figures, fail_s=None)

@@ -10,7 +10,7 @@ import pytest
 from bridge.client import Bridge
 from bridge.errors import ServerFull
 from bridge.telemetry import Acquired, Disconnected, LostLease, StepFailed
-from tests.faults.audit import audit, audit_of_survivors, conclude, drained
+from tests.faults.audit import audit, conclude, drained
 from tests.faults.fleet import Fleet
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
@@ -37,7 +37,7 @@ async def test_a_killed_server_comes_back_with_everything(
             await load.more(200)
             await topology.heal()
     await drained(bridge)
-    books = await audit_of_survivors(topology, bridge, load)
+    books = await audit(bridge, load)
     waits = books.waits_for_server(answers)
     conclude("SIGKILL of a primary", books, len(answers), waits, figures)
 
@@ -56,7 +56,7 @@ async def test_a_server_that_stalls_does_everything_once(
             await load.more(200)
             await topology.heal()
     await drained(bridge)
-    books = await audit_of_survivors(topology, bridge, load)
+    books = await audit(bridge, load)
     conclude("SIGSTOP of a primary", books, len(answers), books.waits_for_server(answers), figures)
 
 

@@ -55,7 +55,7 @@ class Topology(ABC):
 
     kind: ClassVar[str]
     detection: ClassVar[str]  # option: ms until a lost primary is noticed; "" = nobody replaces it
-    forgets: ClassVar[bool] = True  # a primary's last writes, where a replica takes its place
+    forgets: ClassVar[bool] = True  # a replica that takes over may lack the last writes
 
     def __init__(self, engine: str) -> None:
         self.engine = engine

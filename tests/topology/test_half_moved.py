@@ -42,7 +42,7 @@ CALLS: dict[str, Call] = {
     "schedule": lambda _b, s, _l, _e: s.schedule(
         FIELDS, caller="c", subject=ROOM, key="new", body="b", expires_in=None, due=4e9
     ),
-    "cancel": lambda _b, s, _l, e: s.cancel(envelope(e), b"{}"),
+    "cancel": lambda _b, s, _l, e: s.cancel(f"{SHARD}-{e}", b"{}"),
     "acquire": lambda _b, s, _l, _e: s.acquire("node-b/boot"),
     "renew": lambda _b, s, lease, _e: s.renew(lease),
     "release": lambda _b, s, lease, e: s.release(lease, {e: 0}),
