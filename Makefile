@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: help venv demo test check faults mutants bench lock clean
+.PHONY: help venv demo test check faults mutants bench asyncapi lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ mutants: $(STAMP) ## take out one safeguard at a time and expect the suite to fa
 
 bench: $(STAMP) ## the figures, each beside its baseline
 	$(BIN)/python -m bench $(ARGS)
+
+asyncapi: $(STAMP) ## write docs/asyncapi.json anew, from the models of the protocol's frames
+	$(BIN)/python -m chatserver.asyncapi docs/asyncapi.json
 
 lock: $(STAMP) ## resolve the dependencies again and write requirements.lock
 	@$(FIND_UV); [ -n "$$uv" ] || { \

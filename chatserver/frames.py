@@ -126,7 +126,7 @@ class Pong(BaseModel):
     id: Any = None
 
 
-_MODELS: Final[dict[str, type[BaseModel]]] = {
+CLIENT_FRAMES: Final[dict[str, type[BaseModel]]] = {
     "auth": Auth,
     "join": Join,
     "leave": Leave,
@@ -171,9 +171,9 @@ def id_of(value: Mapping[str, Any]) -> int | None:
 def decode_frame(value: Mapping[str, Any]) -> AnyFrame:
     """One client frame. Raises Refused ``bad_request`` with every fault."""
     type_, known_id = value.get("type"), id_of(value)
-    model = _MODELS.get(type_) if isinstance(type_, str) else None
+    model = CLIENT_FRAMES.get(type_) if isinstance(type_, str) else None
     if model is None:
-        raise Refused("bad_request", f"unknown type; known are {', '.join(_MODELS)}", id=known_id)
+        raise Refused("bad_request", f"unknown type; known are {', '.join(CLIENT_FRAMES)}", id=known_id)
     try:
         frame: Any = model.model_validate(value)
     except ValidationError as error:

@@ -94,7 +94,7 @@ class Published:
     offset: int
     type: str
     data: Any
-    ts: int | None
+    ts: int
 
 
 # without an offset
@@ -223,6 +223,8 @@ class Present:
 def event_of(frame: Mapping[str, Any]) -> Event:
     """The event that a push is. Raises KeyError or TypeError where the frame lacks what its type has."""
     match frame:
+        case {"data": data}:
+            return Published(frame["room"], frame["offset"], frame["type"], data, frame["ts"])
         case {"type": "message"}:
             return Message(*(frame[n] for n in ("room", "offset", "message_id", "user", "name", "text", "ts")))
         case {"type": "deleted"}:
@@ -238,7 +240,7 @@ def event_of(frame: Mapping[str, Any]) -> Event:
         case {"type": "sanction"}:
             return _sanctioned(frame)
         case _:
-            return Published(frame["room"], frame["offset"], frame["type"], frame.get("data"), frame.get("ts"))
+            raise KeyError(frame.get("type"))
 
 
 def joined_of(frame: Mapping[str, Any]) -> Joined:

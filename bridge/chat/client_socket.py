@@ -140,9 +140,14 @@ class Socket:
         if frame["type"] == "error":
             future.set_exception(error_of(frame))
             return
-        if on_answer is not None:  # at once, so that pushes behind the answer find what it changed
-            on_answer(frame)
-        future.set_result(frame)
+        try:
+            if on_answer is not None:  # at once, so that pushes behind the answer find what it changed
+                on_answer(frame)
+        except (KeyError, TypeError) as error:
+            text = f"the answer is not understood: {type(error).__name__}: {error}"
+            future.set_exception(ChatError("internal", text, temporary=False))
+        else:
+            future.set_result(frame)
 
     def _note(self, frame: Frame) -> bool:
         """Whether it was about the connection alone."""

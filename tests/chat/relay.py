@@ -13,6 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from tests.chatserver.schemas import check_received, check_sent
+
 Frame = dict[str, Any]
 PROTOCOLS = [Subprotocol("bridge.v1")]
 
@@ -45,6 +47,7 @@ class Relay:
             async for message in source:
                 frame = json.loads(message)
                 self.frames.append(frame)
+                (check_received if isinstance(source, ClientConnection) else check_sent)(frame)
                 if isinstance(source, ClientConnection):
                     await self.held.wait()
                 if self.cut_at(frame):

@@ -16,6 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from tests.chatserver.schemas import check_received, check_sent
+
 SECRET = "a secret of more than thirty-two bytes"
 PATIENCE_S = 10
 
@@ -33,10 +35,23 @@ class ChatClient:
         self.hello: dict[str, Any] = {}
         self.ready: dict[str, Any] = {}
         self._ids = count(1)
+        self.documented = True  # what comes must be as the protocol's document tells; False: somebody else made it up
         self._unread: list[dict[str, Any]] = []
+        self._asked: dict[object, dict[str, Any]] = {}  # id → the frame that was sent with it
 
     async def send(self, **frame: Any) -> None:
+        self._asked[frame.get("id")] = frame
         await self.socket.send(json.dumps(frame))
+
+    async def receive(self) -> dict[str, Any]:
+        """The next frame."""
+        frame: dict[str, Any] = json.loads(await self.socket.recv())
+        if self.documented:
+            check_received(frame)
+        asked = self._asked.pop(frame["id"], None) if isinstance(frame.get("id"), int) else None
+        if asked is not None and frame.get("code") != "bad_request":
+            check_sent(asked)
+        return frame
 
     async def ask(self, type: str, **fields: Any) -> dict[str, Any]:
         """Send a frame and return its answer; pushes that come before are kept."""
@@ -74,7 +89,7 @@ class ChatClient:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    self._unread.append(json.loads(await self.socket.recv()))
+                    self._unread.append(await self.receive())
         except ConnectionClosed:
             return self.socket.close_code
 
@@ -85,7 +100,7 @@ class ChatClient:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    frame: dict[str, Any] = json.loads(await self.socket.recv())
+                    frame = await self.receive()
                     if matches(frame):
                         return frame
                     self._unread.append(frame)

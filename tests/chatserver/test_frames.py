@@ -32,7 +32,7 @@ def test_any_bytes_are_an_object_or_no_frame(message: bytes) -> None:
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(NAMES), json_values), st.sampled_from([*frames._MODELS, "shout"]))
+@given(st.dictionaries(st.sampled_from(NAMES), json_values), st.sampled_from([*frames.CLIENT_FRAMES, "shout"]))
 def test_any_object_is_a_frame_or_refused(value: dict[str, Any], type: str) -> None:
     refused = None
     try:

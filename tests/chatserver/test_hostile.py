@@ -171,7 +171,7 @@ async def test_who_reads_again_in_time_stays(chat: Chat, node: RunningNode, monk
     client = await chat.client(node, "u1", "lobby")
     client.socket.transport.pause_reading()
     (here,) = node.node.hub.clients
-    notice = b'{"type":"notice","n":%d}'
+    notice = b'{"type":"notice","room":null,"level":"info","text":"%d","seconds":null}'
     n = 0
     while not here.socket.paused:
         body = notice % n + b" " * 1000

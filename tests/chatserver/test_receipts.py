@@ -107,6 +107,7 @@ async def test_an_event_that_comes_again_touches_nobody_twice_and_is_answered_al
 
 async def test_an_id_that_is_no_command_of_ours_is_not_answered(chat: Chat, node: RunningNode) -> None:
     client, bridge = await chat.client(node, "u1", "lobby"), chat.bridge
+    client.documented = False
     for odd in ("order-77", f"{bridge.shards}-1-1", 7):
         event = sanction_event("warn", user="u1", room=None, command_id=odd, text="x")  # type: ignore[arg-type]
         await bridge.channels.publish(Channel.control(0), "sanction", event)
