@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 
 from bridge.errors import BridgeError, Fenced
@@ -17,6 +17,8 @@ from bridge.worker import Worker
 FREE_TOO_LONG_S = 1.0  # a lease nobody wants to take may be taken by others then,
 _PER_RANK_S = 0.3  # one after the other in rendezvous order
 _STOPGAP_S = 10.0  # how long such a shard is kept although another node ought to have it
+
+_DISPLACE_AGAIN_S = 0.1  # a renewal of one that vanished was still under way
 
 MakeWorker = Callable[[ShardStream, Lease], Worker]
 
@@ -44,6 +46,7 @@ class Assignment:
         self._rings: dict[int, Subscription] = {}
         self._free_since: dict[int, float] = {}
         self._stopgap_until: dict[int, float] = {}
+        self._vanished: Mapping[str, float] = {}
         self._renewed_at = 0.0
         self._renewals: dict[int, asyncio.Task[None]] = {}  # under way; a primary that is away is not asked twice
 
@@ -51,8 +54,10 @@ class Assignment:
     def workers(self) -> Collection[Worker]:
         return self._workers.values()
 
-    async def step(self, members: Sequence[str]) -> float:
+    async def step(self, members: Sequence[str], vanished: Mapping[str, float]) -> float:
         """Give up what this node ought not to hold, take what it ought to and what nobody takes.
+
+        Leases of nodes that ``vanished`` are not waited for; the values are the loop times since which they are silent.
 
         Returns seconds until another look is worth it: when the lease of a node that is gone runs out.
         What a primary that is away has of it is reported in the end, and the rest is done.
@@ -63,11 +68,14 @@ class Assignment:
         for shard, worker in self._workers.items():
             if shard not in mine and now >= self._stopgap_until.get(shard, 0):
                 worker.drain()
+        self._vanished = vanished
         occupied = await self._acquire([shard for shard in mine if shard not in self._workers], faults)
         if self._node in members:
             await self._take_orphans(members, now, faults)
         if faults:
             raise faults[0]
+        if any(other.by in vanished for other in occupied):
+            return _DISPLACE_AGAIN_S
         return min((other.for_s for other in occupied if other.by not in members), default=inf)
 
     async def renew_overdue(self, after_s: float) -> None:
@@ -117,12 +125,20 @@ class Assignment:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _acquire(self, shards: Sequence[int], faults: list[BaseException]) -> list[Occupied]:
-        leases = await asyncio.gather(*(self._streams[s].acquire(self._owner) for s in shards), return_exceptions=True)
+        leases = await asyncio.gather(*map(self._acquire_one, shards), return_exceptions=True)
         for shard, lease in zip(shards, leases, strict=True):
             if isinstance(lease, Lease):
                 self._begin(shard, lease)
         faults += [lease for lease in leases if isinstance(lease, BaseException)]
         return [lease for lease in leases if isinstance(lease, Occupied)]
+
+    async def _acquire_one(self, shard: int) -> Lease | Occupied:
+        stream = self._streams[shard]
+        answer = await stream.acquire(self._owner)
+        if isinstance(answer, Occupied) and answer.by in self._vanished:
+            silent_s = asyncio.get_running_loop().time() - self._vanished[answer.by]
+            answer = await stream.acquire(self._owner, instead_of=answer.token, silent_s=silent_s)
+        return answer
 
     async def _take_orphans(self, members: Sequence[str], now: float, faults: list[BaseException]) -> None:
         """Lists of nodes have blind spots: a lease that stays free is taken by the next in rendezvous order."""

@@ -159,6 +159,10 @@ class Redis:
             raise NotTaken("a primary is not connected")
         return {name: link for name, link in links.items() if link is not None}
 
+    def link_to(self, key: str) -> Link | None:
+        """The connection to the primary that has ``key``, if it is up. Another life of the server is another one."""
+        return self._link(("", key))
+
     @property
     def connected(self) -> bool:
         """Whether every primary is."""

@@ -23,6 +23,7 @@ from bridge.findings import REFUSE, judge_skew
 from bridge.handling import Handling
 from bridge.keys import Keys
 from bridge.lanes import Lanes
+from bridge.presence import Presence
 from bridge.registry import Registry
 from bridge.scripts import Script, script
 from bridge.shard_stream import Lease, ShardStream
@@ -86,6 +87,15 @@ class Node:
             released=self._tell_others,
             telemetry=telemetry,
         )
+        self._presence = Presence(
+            name,
+            redis=redis,
+            keys=keys,
+            subscriptions=subscriptions,
+            beat=self._heartbeat,
+            changed=self._look_soon,
+            telemetry=telemetry,
+        )
         self._beat_s = settings.lease_seconds / 4  # between heartbeats, and between renewals
         self._members: tuple[str, ...] = ()
         self._joined_at = 0  # ms, the server's clock
@@ -111,6 +121,7 @@ class Node:
             )
             beating = background.create_task(self._beat_until(stopping))
             hearing = background.create_task(self._hear())
+            looking = background.create_task(self._presence.run())
             try:
                 await stopping.wait()
                 await beating
@@ -126,7 +137,7 @@ class Node:
                 self._handling.closing = True
                 await self._lanes.close()
                 # Renewal outlives the drain: a lapsed lease would let another node redo what we are finishing.
-                for task in (renewal, hearing, beating):
+                for task in (renewal, hearing, looking, beating):
                     task.cancel()
         if self._ousted is not None:
             raise self._ousted
@@ -149,7 +160,9 @@ class Node:
     async def _assign(self, members: Sequence[str]) -> float:
         """One look at the shards. Where a primary keeps it waiting, it goes on beside the next heartbeats."""
         if self._assigning is None:
-            self._assigning = asyncio.get_running_loop().create_task(self._assignment.step(members), name="assign")
+            self._assigning = asyncio.get_running_loop().create_task(
+                self._assignment.step(members, self._presence.vanished), name="assign"
+            )
         done, _ = await asyncio.wait((self._assigning,), timeout=self._beat_s)
         if not done:
             return inf
@@ -218,8 +231,12 @@ class Node:
         trusted = set(self._members) if loop_time < self._trust_others_until else set()
         ages = {name.decode(): (now - float(beat)) / 1000 for name, beat in zip(beats[::2], beats[1::2], strict=True)}
         self._next_death_s = min((lease - age for age in ages.values() if age < lease), default=inf)
-        taking_part = ages.keys() - {name.decode() for name in draining}
-        return tuple(sorted(name for name in taking_part if ages[name] < lease or name in trusted))
+        live = {name for name, age in ages.items() if age < lease or name in trusted}
+        self._presence.watch(live)
+        return tuple(sorted(live - {name.decode() for name in draining} - self._presence.vanished.keys()))
+
+    def _look_soon(self) -> None:
+        self._stirred.set()
 
     def _obey(self, draining: list[bytes]) -> None:
         if self.name.encode() in draining:
@@ -275,12 +292,16 @@ class Node:
     async def _hear(self) -> None:
         """Others tell on our channel when they come, go or give shards up."""
         subscription = await self._subscriptions.subscribe(
-            self._keys.node_channel(self.name), lambda _: self._stirred.set(), on_gap=self._stirred.set
+            self._keys.node_channel(self.name), lambda _: self._look_soon(), on_gap=self._heard_again
         )
         try:
             await asyncio.Event().wait()
         finally:
             self._subscriptions.unsubscribe(subscription)
+
+    def _heard_again(self) -> None:
+        self._presence.begin_anew()
+        self._look_soon()
 
     async def _drain(self) -> None:
         """Others may take over from now on; they are told again whenever a shard is free."""

@@ -51,6 +51,7 @@ class Occupied:
 
     by: str  # a node
     for_s: float  # unless its lease is renewed
+    token: str
 
 
 class RawEntry(NamedTuple):
@@ -270,13 +271,20 @@ class ShardStream:
 
     # the holder
 
-    async def acquire(self, owner: str) -> Lease | Occupied:
-        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch."""
+    async def acquire(self, owner: str, *, instead_of: str = "", silent_s: float = 0.0) -> Lease | Occupied:
+        """Take the shard for ``owner`` (node/boot) if it is free or its own, under a new epoch.
+
+        ``instead_of``: the token of a holder that vanished ``silent_s`` ago; its lease is taken if it was not renewed
+        since.
+        """
         k, s = self._keys, self.shard
         epoch, token, left_ms = await self._redis.run(
-            script("acquire"), (k.spare(s), *self._fence, self._stream), (owner, GROUP, self._lease_ms)
+            script("acquire"),
+            (k.spare(s), *self._fence, self._stream),
+            (owner, GROUP, self._lease_ms, instead_of, int(silent_s * 1000)),
         )
-        return Lease(token.decode(), epoch) if epoch else Occupied(token.decode().split("/")[0], left_ms / 1000)
+        holder = token.decode()
+        return Lease(holder, epoch) if epoch else Occupied(holder.split("/")[0], left_ms / 1000, holder)
 
     async def renew(self, lease: Lease) -> None:
         """Raises Fenced."""

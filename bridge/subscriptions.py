@@ -124,6 +124,7 @@ class Subscriptions:
         self._where: dict[bytes, _Receiver] = {}
         self._changed = asyncio.Event()
         self._strayed = False  # a server has dropped a channel
+        self._lost: list[Callable[[], None]] = []
         redis.on_moved(self._changed.set)
 
     async def subscribe(
@@ -161,6 +162,16 @@ class Subscriptions:
             if receiver is not None:
                 receiver.remove(name)
 
+    def on_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` whenever a connection drops, and the subscriptions on it; returns what ends that."""
+        self._lost.append(listener)
+        return lambda: self._lost.remove(listener)
+
+    def _tell_lost(self) -> None:
+        self._redis.look_soon()
+        for listener in tuple(self._lost):
+            listener()
+
     @property
     def connected(self) -> bool:
         return bool(self._receivers) and all(receiver.connected for receiver in self._receivers.values())
@@ -192,7 +203,7 @@ class Subscriptions:
                     telemetry=self._telemetry,
                     on_push=self._pushed,
                     on_refused=self._refused,
-                    on_lost=self._redis.look_soon,
+                    on_lost=self._tell_lost,
                 )
                 tasks[endpoint] = asyncio.create_task(receiver.run(), name=f"subscriptions-{endpoint}")
         for channel in tuple(self._by_channel):

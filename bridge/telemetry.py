@@ -45,6 +45,14 @@ class MembersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Vanished:
+    """A node's subscription dropped and it is silent: its process was killed. Its leases are not waited for."""
+
+    node: str  # that misses it
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acquired:
     node: str
     shard: int

@@ -19,6 +19,7 @@ _WARNINGS: Final = (
     telemetry.DeadLettersDropped,
     telemetry.StepFailed,
     telemetry.FaultFound,
+    telemetry.Vanished,
 )
 _QUIET: Final = (  # metrics count these
     telemetry.Read,

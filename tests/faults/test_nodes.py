@@ -9,15 +9,18 @@ import time
 import pytest
 
 from bridge.client import Bridge
-from bridge.telemetry import LostLease
+from bridge.shards import wanted
+from bridge.telemetry import Acquired, LostLease
 from tests.faults.audit import audit, conclude, drained
 from tests.faults.fleet import Fleet
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
-from tests.figures import Figures
+from tests.figures import Figures, spread
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 PAUSE_S = 4.0
+SHARDS = 12
 
 
 @pytest.mark.anywhere
@@ -41,6 +44,43 @@ async def test_a_killed_node_loses_nothing_and_others_take_over(
     await drained(bridge)
     books = await audit(bridge, load)
     conclude("SIGKILL of a node", books, len(kills), books.waits(kills), figures)
+
+
+@pytest.mark.parametrize("settings", [{"shards": SHARDS}], ids=["12 shards"])
+async def test_the_shards_of_a_killed_node_are_soon_held_by_others(
+    bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
+) -> None:
+    await fleet.start("a", "b", "c")
+    gaps = []
+    for _ in range(20 if full else 3):
+        lost = await at_home(bridge, fleet)
+        await elapsed(0.3 + chance.random())  # at any moment between two heartbeats, of somebody who was seen
+        victim = chance.choice(fleet.running)
+        others = lost[victim.name]
+        elsewhere = {"node": lambda name, dead=victim.name: name != dead, "shard": others.__contains__}
+        before = len(fleet.events.all(Acquired, **elsewhere))
+        killed = time.perf_counter()
+        victim.kill()
+        await fleet.events.wait_for_many(before + len(others), Acquired, **elsewhere)
+        gaps.append(time.perf_counter() - killed)
+        await victim.ended()
+        await fleet.start(victim.name)
+    figures.report("SIGKILL of a node, until others hold its shards", seconds=spread(gaps))
+
+
+async def at_home(bridge: Bridge, fleet: Fleet) -> dict[str, set[int]]:
+    """Wait until every shard is held by whom it ought to be; shards by node."""
+    names = sorted(member.name for member in fleet.running)
+    ought = {name: set(wanted(name, names, SHARDS)) for name in names}
+
+    async def settled() -> bool:
+        found: dict[str | None, set[int]] = {}
+        for info in await bridge.shard_infos():
+            found.setdefault(info.holder, set()).add(info.shard)
+        return found == ought
+
+    await until(settled)
+    return ought
 
 
 async def test_a_paused_node_that_wakes_changes_nothing(
