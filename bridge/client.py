@@ -88,11 +88,13 @@ class Bridge:
         registry: Registry = default,
         telemetry: Telemetry | None = None,
         timeout: float = 1.0,
+        publishes: bool = True,
         **settings: Any,
     ) -> AsyncIterator[Self]:
         """Connect by URL (further settings by name) or by settings; checks the server first.
 
-        ``timeout``: seconds after which a call that Redis does not answer raises Unreachable.
+        ``timeout``: seconds after which a call that Redis does not answer raises Unreachable. ``publishes``: whether
+        this process accepts commands, which the self-check then wants to outlive a fail-over.
         Raises Misconfigured with the remedy, Unreachable.
         """
         config = where if isinstance(where, BridgeSettings) else BridgeSettings(redis_url=SecretStr(where), **settings)
@@ -105,7 +107,7 @@ class Bridge:
                 setting = "BRIDGE_REDIS_URL" if isinstance(where, BridgeSettings) else "its URL"
                 raise Unreachable(f"Redis does not answer: {error}; is {setting} right?") from None
             stack.push_async_callback(redis.close)
-            check = SelfCheck(redis, Keys(config.namespace), config, telemetry)
+            check = SelfCheck(redis, Keys(config.namespace), config, telemetry, publishes=publishes)
             await check.start()
             stack.push_async_callback(_end, asyncio.create_task(check.run(), name="self-check"))
             subscriptions = Subscriptions(redis, telemetry=telemetry)
@@ -281,7 +283,7 @@ async def examine(config: BridgeSettings) -> SelfCheck:
     async with contextlib.AsyncExitStack() as stack:
         redis = await Redis.connect(await _server_url(config.redis_url.get_secret_value(), stack), scripts=_SCRIPTS)
         stack.push_async_callback(redis.close)
-        check = SelfCheck(redis, Keys(config.namespace), config, Telemetry())
+        check = SelfCheck(redis, Keys(config.namespace), config, Telemetry(), publishes=False)
         await check.step()
         return check
 

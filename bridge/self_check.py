@@ -29,7 +29,10 @@ _AT_MOST_EVERY_S = 1.0
 class SelfCheck:
     """``start`` once, then ``run``; ``step`` is one look. ``findings`` are those of the last."""
 
-    def __init__(self, redis: Redis, keys: Keys, settings: BridgeSettings, telemetry: Telemetry) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, settings: BridgeSettings, telemetry: Telemetry, *, publishes: bool
+    ) -> None:
+        self._publishes = publishes  # else it is not for this process to keep what it accepted
         self._redis, self._keys, self._settings, self._telemetry = redis, keys, settings, telemetry
         self.findings: tuple[Finding, ...] = ()
         self.checked_at = 0.0  # seconds since the epoch, this machine's clock; 0 = never
@@ -84,9 +87,9 @@ class SelfCheck:
 
     async def _servers(self) -> list[Finding]:
         facts = await survey.servers(self._redis, self._keys)
-        ours = OurFacts(self._redis.timeout, self._settings.allow_volatile)
+        ours = OurFacts(self._redis.timeout, self._settings.allow_volatile, journal=self._settings.journal is not None)
         found = [finding for each in facts for finding in findings.judge_server(each, ours)]
-        return [*found, *findings.judge_replication(facts, ours)]
+        return [*found, *findings.judge_replication(facts, ours)] if self._publishes else found
 
     async def _groups(self) -> list[Finding]:
         try:
