@@ -103,7 +103,9 @@ class ChatNode:
         try:
             async with (
                 Bridge.connect(
-                    self._bridge_settings.model_copy(update={"journal": None}), telemetry=self.telemetry
+                    self._bridge_settings.model_copy(update={"journal": None}),
+                    telemetry=self.telemetry,
+                    publishes=False,
                 ) as bridge,
                 asyncio.TaskGroup() as self._background,
             ):
