@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -19,6 +21,7 @@ from bridge.chat.client import (
     Message,
     Notice,
     Position,
+    Published,
     Reconnecting,
     Resumed,
     RoomChanged,
@@ -35,6 +38,7 @@ from tests.waiting import until
 
 Pair = tuple[RunningNode, RunningNode]
 E = TypeVar("E")
+ROOT = Path(__file__).parents[2]
 NOBODY = "ws://127.0.0.1:9/ws"
 
 
@@ -433,3 +437,22 @@ async def test_what_is_too_large_is_refused_here_and_the_connection_stays(node: 
         assert await client.ping() < 10
         async with signed_in(node.url, "u2", "lobby"):
             assert client.url == node.url
+
+
+async def test_the_example_of_the_manual_does_what_it_says(node: RunningNode) -> None:
+    (piece,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
+    example: dict[str, Any] = {}
+    exec(piece, example)
+    assert await example["greet"]([node.url], token("u1")) == ["hello"]
+
+
+async def test_what_is_no_message_in_spite_of_its_name_breaks_nothing(chat: Chat, node: RunningNode) -> None:
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        channel = Channel.of_subject("room:lobby", chat.bridge.shards)
+        for type_, data in (("message", {"who": "knows"}), ("gift.given", [1])):
+            await chat.bridge.channels.publish(channel, type_, data)
+            published = await event(client, Published)
+            assert (published.type, published.data, published.offset) == (type_, data, client.rooms["lobby"].offset)
+        joined = await client.join("lobby", Position(client.rooms["lobby"].epoch, published.offset - 2))
+        assert (joined.recovered, joined.messages[-1]) == (True, published)
