@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,12 +28,14 @@ from bridge.publisher import Publisher, Receipt
 from bridge.receipts import Receipts
 from bridge.registry import Registry, default
 from bridge.replay import Replay
+from bridge.replicated import Replicated
 from bridge.scripts import script
 from bridge.self_check import SelfCheck
 from bridge.shard_stream import SCRIPTS as STREAM_SCRIPTS
 from bridge.shard_stream import ShardStream
 from bridge.shards import shard_of
 from bridge.subscriptions import Subscriptions
+from bridge.surviving import Surviving
 from bridge.telemetry import Telemetry
 
 _SCRIPTS = (
@@ -42,8 +45,11 @@ _SCRIPTS = (
     script("broadcast"),
     script("read_state"),
     script("receipts"),
+    script("replicas"),
+    script("touch"),
 )
 _SUBSCRIBER_QUEUE = 1000  # publications; beyond it they are read from the log again
+_WAIT_SHARE = 0.4  # of a call's time, for replicas: one batch may have to wait for the one before
 _LOG_AGAIN_S = 0.1  # after a log could not be read
 _LOOK_EVERY_S = 1.0  # where a channel is, if it seems to be silent
 
@@ -63,7 +69,8 @@ class Bridge:
         telemetry: Telemetry,
         self_check: SelfCheck,
         streams: Sequence[ShardStream],
-        replay: Replay | None = None,
+        replay: Replay | None,
+        surviving: Surviving,
     ) -> None:
         self.settings, self.redis, self.subscriptions = settings, redis, subscriptions
         self.self_check = self_check
@@ -73,7 +80,7 @@ class Bridge:
         self.channels = Channels(redis, self.keys, settings)
         self.inspector = Inspector(redis, self.keys, self.shards, dead_after_s=settings.lease_seconds)
         self.streams = streams
-        self.outcomes = Outcomes(self.inspector, self.keys, self.shards, subscriptions)
+        self.outcomes = Outcomes(self.inspector, self.keys, self.shards, subscriptions, surviving)
         self.replay = replay  # None: no journal
         self.publisher = Publisher(self.streams, registry, self.inspector, replay)
         self.receipts = Receipts(redis, self.keys, settings)
@@ -114,12 +121,19 @@ class Bridge:
             receiving = asyncio.create_task(subscriptions.run(), name="subscriptions")
             stack.push_async_callback(_end, receiving)
             keys = Keys(config.namespace)
-            streams = [ShardStream(redis, keys, shard, config) for shard in range(config.shards)]
+            second = partial(Redis.connect, url, timeout=timeout, scripts=_SCRIPTS)
+            replicated = None
+            if config.wait_replicas:
+                replicated = Replicated(second, config.wait_replicas, timeout * _WAIT_SHARE)
+                stack.push_async_callback(replicated.close)
+            surviving = Surviving(redis, keys, Replicated(second, 1, timeout * _WAIT_SHARE))
+            stack.push_async_callback(surviving.close)
+            streams = [ShardStream(redis, keys, shard, config, replicated) for shard in range(config.shards)]
             replay = None
             if config.journal is not None:
                 running = Replay.running(config.journal, redis, keys, streams, config, telemetry)
                 replay = await stack.enter_async_context(running)
-            bridge = cls(config, redis, subscriptions, registry, telemetry, check, streams, replay)
+            bridge = cls(config, redis, subscriptions, registry, telemetry, check, streams, replay, surviving)
             stack.push_async_callback(bridge.outcomes.close)
             yield bridge
 

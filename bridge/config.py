@@ -106,6 +106,7 @@ class BridgeSettings(Settings):
     channel_length: int = Field(1000, ge=10, le=1_000_000)
     history_length: int = Field(1000, ge=10, le=1_000_000)
     allow_volatile: bool = False
+    wait_replicas: int = Field(0, ge=0, le=10)  # that must have a command before it counts as accepted
     journal: Path | None = None  # a directory; None or "off": this process keeps none
     plugins: Annotated[tuple[str, ...], NoDecode] = ()
 

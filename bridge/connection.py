@@ -220,6 +220,10 @@ class Redis:
         owner = self.placement.owner(key) if self.placement.primaries else None
         return self._servers.get(owner) if owner is not None else None
 
+    def link_of(self, key: Argument) -> Link | None:
+        """The connection to the primary of a key; None: there is none at the moment."""
+        return self._link(("", key))
+
     def _link(self, arguments: Sequence[Argument]) -> Link | None:
         server = self._server(arguments)
         return server.link if server is not None else None

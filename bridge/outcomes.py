@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from bridge.envelope import Outcome, shard_of_id
 from bridge.errors import Invalid, Unreachable
 from bridge.inspector import Inspector
 from bridge.keys import Keys
 from bridge.subscriptions import Subscriptions
+from bridge.surviving import Surviving
 
 MAX_WAIT_S = 30.0
 _LOOK_EVERY_S = 0.5  # in case the word that it ended was lost
@@ -17,7 +19,10 @@ _LOOK_EVERY_S = 0.5  # in case the word that it ended was lost
 class Outcomes:
     """One process' view of outcomes. It hears what ends in a shard once somebody waited for a command there."""
 
-    def __init__(self, inspector: Inspector, keys: Keys, shards: int, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, inspector: Inspector, keys: Keys, shards: int, subscriptions: Subscriptions, surviving: Surviving
+    ) -> None:
+        self._surviving = surviving
         self._inspector, self._keys, self._shards, self._subscriptions = inspector, keys, shards, subscriptions
         self._heard: dict[int, asyncio.Task[object]] = {}  # shard → its subscription
         self._waiters: dict[str, set[asyncio.Event]] = {}
@@ -33,7 +38,7 @@ class Outcomes:
         if shard >= self._shards:
             return None
         if not wait:
-            return await self._inspector.command(shard, id)
+            return await self._look(shard, id)
         deadline = asyncio.get_running_loop().time() + wait
         ended = asyncio.Event()
         self._waiters.setdefault(id, set()).add(ended)
@@ -50,7 +55,7 @@ class Outcomes:
             ended.clear()
             left = deadline - asyncio.get_running_loop().time()
             try:
-                outcome = await self._inspector.command(shard, id)
+                outcome = await self._look(shard, id)
                 if outcome is None or outcome.ended or left <= 0:
                     return outcome
             except Unreachable:  # it comes back by itself, perhaps in time
@@ -61,6 +66,13 @@ class Outcomes:
                     await ended.wait()
             except TimeoutError:
                 continue
+
+    async def _look(self, shard: int, id: str) -> Outcome | None:
+        """As the server tells it; but done is what a fail-over would not undo, as far as that can be known."""
+        outcome = await self._inspector.command(shard, id)
+        if outcome is None or outcome.state != "done" or await self._surviving.has(shard, id):
+            return outcome
+        return replace(outcome, state="handling", result=None, timeline=outcome.timeline[:-1])
 
     async def _hear(self, shard: int, deadline: float) -> None:
         if shard not in self._heard:

@@ -27,7 +27,7 @@ from bridge.errors import OtherHistory, Replaying
 from bridge.journal import Journal, Row
 from bridge.keys import Keys
 from bridge.shard_stream import ShardStream
-from bridge.telemetry import Connected, NotReplayed, Replayed, StepFailed, Superseded, Telemetry
+from bridge.telemetry import NotReplayed, Replayed, StepFailed, Superseded, Telemetry
 
 WINDOW_S = 120.0  # that long a server stays the same before it counts as having everything
 LOOK_EVERY_S = 0.5
@@ -78,7 +78,7 @@ class Replay:
         """With a journal in ``directory`` whose rows have been put back already. Raises Misconfigured, Unreachable."""
         journal = await Journal.open(directory, await _installation(redis, keys))
         replay = cls(journal, redis, keys, streams, settings, telemetry)
-        stop = telemetry.listen(replay._hear, inline=True)
+        redis.on_connected(replay._stirred.set)
         redis.on_moved(replay._stirred.set)
         looking: asyncio.Task[None] | None = None
         try:
@@ -86,7 +86,6 @@ class Replay:
             looking = asyncio.create_task(replay._run(), name="replay")
             yield replay
         finally:
-            stop()
             await _end(task for task in (looking, *replay._catching_up.values()) if task is not None)
             await replay._leave()
             await journal.close()
@@ -161,10 +160,6 @@ class Replay:
                 await self.step()
             except Exception as error:
                 self._telemetry.emit(StepFailed("replay", f"{type(error).__name__}: {error}"))
-
-    def _hear(self, event: object) -> None:
-        if isinstance(event, Connected):
-            self._stirred.set()
 
     async def _start(self) -> None:
         await self.journal.adopt()

@@ -14,16 +14,18 @@ from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.effects import Effects
 from bridge.envelope import Envelope, read_netstrings
-from bridge.errors import IdempotencyMismatch, OtherHistory, Overloaded, Replaying
+from bridge.errors import IdempotencyMismatch, NotReplicated, OtherHistory, Overloaded, Replaying
 from bridge.journal import Row
 from bridge.keys import GROUP, Keys
 from bridge.link import Argument
+from bridge.replicated import Replicated
 from bridge.scripts import Script, script
 
 READ_AT_MOST = 100  # entries a read; more gains nothing (bench/commands)
 PROMOTE_AT_MOST = 100  # scheduled commands a call
 SETTLE_AT_MOST = 50  # entries a settle call
 PUBLISHER_SILENT_MS = 30_000  # as history.lua has it
+_REFUSALS = frozenset({b"held", b"other", b"overloaded", b"mismatch", b"gone"})  # nothing was written
 RETRY_AFTER_S = 1.0  # what an overloaded shard tells its callers
 
 SCRIPTS: tuple[Script, ...] = tuple(
@@ -89,8 +91,11 @@ class Ended(NamedTuple):
 class ShardStream:
     """One shard, seen by producers (append, cancel, requeue) and by its holder (the rest, all fenced)."""
 
-    def __init__(self, redis: Redis, keys: Keys, shard: int, settings: BridgeSettings) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, shard: int, settings: BridgeSettings, replicated: Replicated | None = None
+    ) -> None:
         self.shard = shard
+        self._replicated = replicated  # for what producers write, where replicas must have it
         self._redis, self._keys, self._settings = redis, keys, settings
         k = keys
         self._fence = (k.lease(shard), k.epoch(shard), k.incarnation(shard))
@@ -221,7 +226,13 @@ class ShardStream:
         return int(answer)  # type: ignore[arg-type]
 
     async def _write(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
-        return await self._redis.run(script, keys, arguments)
+        if self._replicated is None:
+            return await self._redis.run(script, keys, arguments)
+        answer, replicas = await self._replicated.run(script, keys, arguments)
+        refused = isinstance(answer, list) and answer[0] in _REFUSALS
+        if replicas < self._replicated.wanted and not refused:
+            raise NotReplicated(replicas, self._replicated.wanted)
+        return answer
 
     # publishers with a journal
 

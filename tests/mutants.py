@@ -31,6 +31,7 @@ GREEN, RED = 0, 1  # of pytest's exit codes; others mean that nothing was tested
 LEASE, HAZARDS = "tests/conformance/test_lease.py", "tests/conformance/test_hazards.py"
 HANDLING, APPEND = "tests/conformance/test_handling.py", "tests/conformance/test_append.py"
 NODES = "tests/faults/test_nodes.py"
+JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,37 @@ MUTANTS = (
     Mutant(
         "limit of the backlog", "bridge/scripts/append.lua", "if backlog >= tonumber(ARGV[1]) then", "if false then",
         (APPEND, "-k", "backlog"),
+    ),
+    Mutant(
+        "row written before the answer", "bridge/journal.py", "        await written\n", "",
+        (JOURNAL_FILES, "-k", "killed"),
+    ),
+    Mutant(
+        "own rows before new commands", "bridge/scripts/append.lua",
+        "if ARGV[7] ~= current and ARGV[7] ~= '' then", "if false then", (JOURNAL, "-k", "publishers_own"),
+    ),
+    Mutant(
+        "others wait for a replay", "bridge/scripts/history.lua",
+        "if awaited and now < ends then", "if false then", (JOURNAL, "-k", "wait_for_each_other or five_seconds"),
+    ),
+    Mutant(
+        "superseded", "bridge/scripts/replay.lua",
+        "return (later[1] and tonumber(later[1]) > at)", "return false and (later[1])", (JOURNAL, "-k", "undo"),
+    ),
+    Mutant(
+        "order of a replay", "bridge/replay.py",
+        "[row for row in rows if row.number not in done]", "[row for row in rows[::-1] if row.number not in done]",
+        (JOURNAL, "-k", "order"),
+    ),
+    Mutant(
+        "replay finds what is there", "bridge/scripts/replay.lua",
+        "  if is_there() or repeated_since() then\n    return 'there'\n  elseif superseded() then",
+        "  if superseded() then", (JOURNAL,),
+    ),
+    Mutant(
+        "keys of commands that are gone", "bridge/scripts/duplicate.lua",
+        "if trace(ARGV[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]) then", "if true then",
+        (JOURNAL, "-k", "counts_only"),
     ),
     Mutant(
         "renewal of leases", "bridge/assignment.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -38,21 +38,24 @@ class Party:
     @classmethod
     @contextlib.asynccontextmanager
     async def meet(
-        cls, url: str, events: Recorder, *, nodes: Iterable[str] = ("node-a", "node-b"), **settings: Any
+        cls,
+        url: str,
+        events: Recorder,
+        *,
+        nodes: Iterable[str] = ("node-a", "node-b"),
+        publisher: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> AsyncIterator[Self]:
+        """``publisher``: settings of its own, its ``url`` among them."""
         async with contextlib.AsyncExitStack() as stack:
 
-            async def connect() -> Bridge:
+            async def connect(own: Mapping[str, Any] | None = None) -> Bridge:
+                options = {"shards": SHARDS, "timeout": TIMEOUT_S, "url": url, **settings, **(own or {})}
                 return await stack.enter_async_context(
-                    Bridge.connect(
-                        url,
-                        registry=registry,
-                        telemetry=events.telemetry,
-                        **{"shards": SHARDS, "timeout": TIMEOUT_S, **settings},
-                    )
+                    Bridge.connect(options.pop("url"), registry=registry, telemetry=events.telemetry, **options)
                 )
 
-            party = cls(await connect(), await connect(), {name: await connect() for name in nodes})
+            party = cls(await connect(publisher), await connect(), {name: await connect() for name in nodes})
             for name, bridge in party.nodes.items():
                 serving = asyncio.create_task(bridge.serve(name, drain_s=2), name=f"serve-{name}")
                 stack.push_async_callback(_end, serving)

@@ -1,0 +1,75 @@
+"""Commands and outcomes that count only once a replica has them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bridge.errors import NotReplicated
+from bridge.telemetry import Settled
+from tests.recorder import Recorder
+from tests.servers import Server
+from tests.topologies import Topology
+from tests.topology.party import Party
+from tests.topology.test_loss import replicas_of
+from tests.waiting import until
+
+ROOM = "room:r0"
+
+
+async def replicas(topology: Topology, party: Party) -> list[Server]:
+    """Of the primary that has the room."""
+    return await replicas_of(
+        topology, await topology.owner(party.publisher.keys.commands(party.publisher.shard_of(ROOM)))
+    )
+
+
+async def publish(party: Party, n: int, **options: Any) -> Any:
+    return await party.publisher.publish("ledger.add", ROOM, {"n": n}, by="test", **options)
+
+
+@pytest.mark.parametrize("settings", [{"wait_replicas": 1}])
+async def test_a_command_counts_only_once_a_replica_has_it(topology: Topology, party: Party) -> None:
+    await asyncio.gather(*(publish(party, n) for n in range(50)))
+    lagging = await replicas(topology, party)
+    for replica in lagging:
+        topology.stop(replica)
+    with pytest.raises(NotReplicated):
+        await publish(party, 50, idempotency_key="k")
+    with pytest.raises(NotReplicated):  # a repetition is no better
+        await publish(party, 50, idempotency_key="k")
+    for replica in lagging:
+        topology.cont(replica)
+
+    async def accepted() -> Any:
+        try:
+            return await publish(party, 50, idempotency_key="k")
+        except NotReplicated:
+            return None
+
+    assert (await until(accepted)).duplicate
+    await party.drained()
+
+
+async def test_done_is_told_once_a_replica_has_it(topology: Topology, party: Party, events: Recorder) -> None:
+    """A fail-over right after an operator was told must not undo what they were told."""
+    before = await publish(party, 0)
+    assert await state(party, before.id, wait=5) == "done"
+    lagging = await replicas(topology, party)
+    for replica in lagging:
+        topology.stop(replica)
+    receipt = await publish(party, 1)
+    await events.wait_for(Settled, id=receipt.id)
+    assert await state(party, receipt.id) == "handling"
+    assert await state(party, before.id) == "done"
+    for replica in lagging:
+        topology.cont(replica)
+    assert await state(party, receipt.id, wait=10) == "done"
+
+
+async def state(party: Party, id: str, wait: float = 0) -> str:
+    outcome = await party.publisher.outcome(id, wait=wait)
+    assert outcome is not None
+    return outcome.state
