@@ -25,8 +25,8 @@ _Source = tuple[str, tuple[Argument, ...]]  # a script and its arguments, for a 
 MAX_WAITING = 50_000  # calls sent and not yet answered, on one connection
 
 # Answers that mean: not now, or not here. Resolve the server again and back off.
-_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "UNBLOCKED", "MOVED",
-            "ASK")  # fmt: skip
+_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF",
+            "UNBLOCKED", "MOVED", "ASK")  # fmt: skip
 _nothing = object()
 _pack = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
 

@@ -107,6 +107,7 @@ async def test_an_error_is_its_callers_only(redis: Redis) -> None:
         ("TRYAGAIN Multiple keys request during rehashing of slot", NotTaken),
         ("BUSY Redis is busy running a script.", NotTaken),
         ("NOREPLICAS Not enough good replicas to write.", NotTaken),
+        ("MISCONF Errors writing to the AOF file: No space left on device", NotTaken),
         ("UNBLOCKED the stream key no longer exists", NotTaken),
         ("MOVED 3999 127.0.0.1:6381", NotTaken),
         ("ASK 3999 127.0.0.1:6381", NotTaken),
