@@ -16,16 +16,16 @@ from aiohttp import web
 from backoffice import openapi
 from backoffice.access import REFRESH_S, Access
 from backoffice.api import (
-    audit as audit_api,
-)
-from backoffice.api import (
+    alarms,
     broadcasts,
     chat_token,
+    command_views,
     commands,
     dead_letters,
     export,
     health,
     home,
+    live,
     nodes,
     operators,
     rooms,
@@ -37,9 +37,13 @@ from backoffice.api import (
     tokens,
     users,
 )
+from backoffice.api import (
+    audit as audit_api,
+)
 from backoffice.audit import Audit
 from backoffice.config import BackofficeSettings
-from backoffice.history import STEP_S, History
+from backoffice.history import STEP_S as HISTORY_S
+from backoffice.history import History
 from backoffice.metrics import METRICS, Metrics
 from backoffice.passwords import Passwords
 from backoffice.people import FIRST_ADMIN, People
@@ -55,10 +59,13 @@ from backoffice.routes import (
     STOPPING,
     STRANGERS,
     THROTTLE,
+    WATCH,
     Route,
     bind,
 )
+from backoffice.sampler import STEP_S as WATCH_S
 from backoffice.throttle import Allowance, Throttle
+from backoffice.watch import Views, Watch
 from bridge.client import Bridge
 from bridge.clock import every
 from bridge.config import BridgeSettings
@@ -81,8 +88,8 @@ Announce = Callable[[str, str], None]
 log = structlog.get_logger(__name__)
 _LEVELS = {REFUSE: logging.ERROR, WARN: logging.WARNING, UNKNOWN: logging.INFO}  # of findings
 
-RESOURCES = (commands, search, export, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, self_check,
-             session, operators, tokens, audit_api)  # fmt: skip
+RESOURCES = (commands, search, broadcasts, nodes, shards, dead_letters, rooms, users, sanctions, alarms, live, export,
+             self_check, session, operators, tokens, audit_api)  # fmt: skip
 
 
 def make_app(
@@ -100,6 +107,7 @@ def make_app(
     app = web.Application()
     events = telemetry or Telemetry()
     app[METRICS], app[STOPPING] = Metrics(), asyncio.Event()
+    app[live.STREAMS] = set()
     app[THROTTLE], app[STRANGERS] = Throttle(), Allowance(per_s=1, at_once=100)
     described = routes(settings)
     for route in (*described, openapi.route(described, registry)):
@@ -143,11 +151,14 @@ async def _connected(
     """The bridge, and the history that it feeds."""
     stops = [events.listen(app[METRICS].listen, inline=True), events.listen(_log)]
     async with Bridge.connect(settings, registry=registry, telemetry=events, timeout=DEADLINE_S) as bridge:
-        history = History(app[RECORDS], bridge)
-        app[BRIDGE], app[HISTORY] = bridge, history
+        watch = Watch(bridge, Views(command_views.plain, nodes.view, alarms.view))
+        history = History(app[RECORDS], bridge, ended=watch.ended)
+        app[BRIDGE], app[HISTORY], app[WATCH] = bridge, history, watch
         app[METRICS].watch(bridge)
         stops.append(events.listen(partial(_reread, history), inline=True))
-        async with _running(every(STEP_S, history.step, name="history", telemetry=events)):
+        feeding = every(HISTORY_S, history.step, name="history", telemetry=events)
+        watching = every(WATCH_S, watch.step, name="watch", telemetry=events)
+        async with _running(feeding, watching):
             yield
     for stop in stops:
         stop()

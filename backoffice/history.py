@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,10 +74,15 @@ class Progress:
 
 
 class History:
-    """Feeds and searches the table of commands. ``step`` has to be called every ``STEP_S``."""
+    """Feeds and searches the table of commands. ``step`` has to be called every ``STEP_S``.
 
-    def __init__(self, records: Records, bridge: Bridge) -> None:
-        self._records, self._bridge = records, bridge
+    ``ended`` is told of what has ended, as it is read.
+    """
+
+    def __init__(
+        self, records: Records, bridge: Bridge, *, ended: Callable[[list[Outcome]], None] = lambda outcomes: None
+    ) -> None:
+        self._records, self._bridge, self._ended = records, bridge, ended
         self._positions: dict[int, str] | None = None  # shard → last entry read; None: to be read
         self._waiting: deque[Outcome] = deque(maxlen=MAX_WAITING)
         self._more = True  # the last look did not reach the end
@@ -141,6 +146,7 @@ class History:
             await self._write_ended(list(rows.values()), last_read)
             read.update(last_read)
             self._read += len(rows)
+            self._ended([outcome for page in pages for _, outcome in page.ended])
         return any(len(page.ended) == READ_AT_ONCE for page in pages)
 
     async def _write_ended(self, rows: Sequence[dict[str, Any]], last_read: dict[int, str]) -> None:

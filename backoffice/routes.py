@@ -22,6 +22,7 @@ from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
 from backoffice.records import Records
 from backoffice.throttle import Allowance, Throttle
+from backoffice.watch import Watch
 from bridge.client import Bridge
 from bridge.envelope import MAX_DEPTH
 from bridge.errors import BridgeError
@@ -32,6 +33,7 @@ DEADLINE_S = 0.8  # a call that waits for Redis longer is answered 503, which is
 BRIDGE = web.AppKey("bridge", Bridge)
 ACCESS = web.AppKey("access", Access)
 RECORDS = web.AppKey("records", Records)
+WATCH = web.AppKey("watch", Watch)
 HISTORY = web.AppKey("history", History)
 AUDIT = web.AppKey("audit", Audit)
 THROTTLE = web.AppKey("throttle", Throttle)

@@ -134,3 +134,8 @@ def view(outcome: Outcome, kind: type[V], answers: Answers | None = None, **more
         missing_nodes=list(answers.missing),
         **more,
     )
+
+
+def plain(outcome: Outcome) -> CommandView:
+    """A command as lists tell it: nobody is asked for receipts."""
+    return view(outcome, CommandView, Answers((), ()))

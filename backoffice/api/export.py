@@ -15,13 +15,12 @@ from sqlalchemy import select
 
 from backoffice.api import audit as audit_api
 from backoffice.api import dead_letters
-from backoffice.api.command_views import CommandView, view
+from backoffice.api.command_views import plain
 from backoffice.history import Wanted
 from backoffice.intake import Query
 from backoffice.operators import Role
 from backoffice.routes import HISTORY, RECORDS, STOPPING, Call, Route
 from backoffice.tables import audit
-from bridge.receipts import Answers
 
 _PAGE = 500
 _TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -72,7 +71,7 @@ async def _commands(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any
     after, complete = None, False
     while not complete:
         found = await call.request.app[HISTORY].search(wanted, limit=_PAGE, after=after)
-        yield [view(outcome, CommandView, Answers((), ())) for outcome in found.outcomes]
+        yield [plain(outcome) for outcome in found.outcomes]
         after, complete = found.next, found.complete
 
 

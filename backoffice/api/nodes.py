@@ -36,7 +36,7 @@ class NodeView:
 
 async def listing(call: Call[Paged, None]) -> web.Response:
     """Nodes that are there or were until lately, by name."""
-    nodes = sorted(map(_view, await call.bridge.nodes()), key=lambda node: node.name)
+    nodes = sorted(map(view, await call.bridge.nodes()), key=lambda node: node.name)
     return reply(cut(nodes, call.query, lambda node: node.name, str))
 
 
@@ -62,11 +62,12 @@ async def _drain(call: Call[NoQuery, None], *, on: bool) -> web.Response:
 async def _find(bridge: Bridge, name: str) -> NodeView:
     for node in await bridge.nodes():
         if node.name == name:
-            return _view(node)
+            return view(node)
     raise not_found(f"node {name!r}")
 
 
-def _view(node: NodeInfo) -> NodeView:
+def view(node: NodeInfo) -> NodeView:
+    """A node as the API tells it."""
     state: Any = node.state
     sessions, rooms = (0, 0) if node.state == "dead" else (node.sessions, node.rooms)  # what it had went with it
     return NodeView(node.name, node.boot, node.version, node.url, state, node.heartbeat_age_s, node.shards,

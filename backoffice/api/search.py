@@ -7,13 +7,12 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import AwareDatetime, Field
 
-from backoffice.api.command_views import CommandView, StateName, view
+from backoffice.api.command_views import CommandView, StateName, plain
 from backoffice.history import Wanted
 from backoffice.operators import Role
 from backoffice.paging import Paged, bad_cursor, cursor_of
 from backoffice.routes import HISTORY, Call, ListOf, Route, reply
 from backoffice.times import time_or_none
-from bridge.receipts import Answers
 
 Name = Annotated[str, Field(max_length=100)]
 
@@ -48,7 +47,7 @@ async def listing(call: Call[CommandQuery, None]) -> web.StreamResponse:
     after = _place(query.after(str))
     found = await call.request.app[HISTORY].search(query.wanted(), limit=query.limit, after=after)
     return reply({
-        "items": [view(outcome, CommandView, Answers((), ())) for outcome in found.outcomes],
+        "items": [plain(outcome) for outcome in found.outcomes],
         "next_cursor": None if found.next is None else cursor_of(f"{found.next[0]} {found.next[1]}"),
         "searched_until": time_or_none(found.searched_until),
         "complete": found.complete,

@@ -56,6 +56,9 @@ LEAST = {
     "GET /audit": "viewer",
     "GET /commands": "viewer",
     "GET /export": "viewer",
+    "GET /alarms": "viewer",
+    "GET /series": "viewer",
+    "GET /live": "viewer",
 }
 
 

@@ -1,0 +1,155 @@
+"""What somebody should look at now: rules over the last samples, each with what to do. They clear by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from backoffice.sampler import Sample
+
+CLEAR_AFTER_S = 5.0  # without its condition
+OLDEST_S = 30.0
+GROWING_S = 60.0
+GROWN = 100  # commands more than a minute ago
+STILL_S = 10.0  # nothing handled although something waits
+UNHELD_S = 5.0
+DEAD_FULL = 0.8  # of the room for dead letters
+
+Severity = Literal["warning", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What alarms measure against, from the settings."""
+
+    in_flight: int  # commands that a node handles at once
+    dead_length: int  # dead letters of a shard
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One thing to look at."""
+
+    code: str
+    severity: Severity
+    since: float  # seconds since the epoch
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``broken`` says what is wrong by the samples so far, oldest first and never empty, or None."""
+
+    code: str
+    severity: Severity
+    remedy: str
+    broken: Callable[[Sequence[Sample], Limits], str | None]
+
+
+def _pending(samples: Sequence[Sample], limits: Limits) -> str | None:
+    now, most = samples[-1], samples[-1].live * limits.in_flight
+    return f"{now.pending} commands are being handled; the nodes there are do {most}" if now.pending > most else None
+
+
+def _oldest(samples: Sequence[Sample], _limits: Limits) -> str | None:
+    oldest = samples[-1].oldest_s
+    return f"the oldest command has waited for {oldest:.0f} s" if oldest is not None and oldest > OLDEST_S else None
+
+
+def _growing(samples: Sequence[Sample], _limits: Limits) -> str | None:
+    now = samples[-1]
+    before = [sample for sample in samples if sample.at <= now.at - GROWING_S]
+    if not before or now.lag - before[-1].lag < GROWN:
+        return None
+    recent = [sample.lag for sample in samples if sample.at > now.at - GROWING_S]
+    thirds = [recent[int(len(recent) * third / 3)] for third in range(3)]
+    if thirds != sorted(thirds):
+        return None
+    return f"{now.lag} commands wait, {now.lag - before[-1].lag} more than a minute ago"
+
+
+def _still(samples: Sequence[Sample], _limits: Limits) -> str | None:
+    now = samples[-1]
+    recent = [sample for sample in samples if sample.at > now.at - STILL_S]
+    long_enough = now.at - samples[0].at >= STILL_S
+    if long_enough and all(sample.lag and not sample.rate for sample in recent):
+        return f"{now.lag} commands wait and none was handled for {STILL_S:.0f} s"
+    return None
+
+
+def _unheld(samples: Sequence[Sample], limits: Limits) -> str | None:
+    now = samples[-1]
+    recent = [sample for sample in samples if sample.at > now.at - UNHELD_S]
+    if now.at - samples[0].at >= UNHELD_S and all(sample.unheld for sample in recent):
+        return f"{now.unheld} of {limits.shards} shards have no holder"
+    return None
+
+
+def _dead(samples: Sequence[Sample], _limits: Limits) -> str | None:
+    dead = samples[-1].dead
+    return f"{dead} dead letter{'s' if dead != 1 else ''}" if dead else None
+
+
+def _dead_full(samples: Sequence[Sample], limits: Limits) -> str | None:
+    most, room = samples[-1].dead_most, limits.dead_length
+    return f"a shard has {most} dead letters, and room for {room}" if most >= DEAD_FULL * room else None
+
+
+def _gone(samples: Sequence[Sample], _limits: Limits) -> str | None:
+    gone = samples[-1].gone
+    return f"{', '.join(gone)} did not say goodbye" if gone else None
+
+
+def _nobody(samples: Sequence[Sample], _limits: Limits) -> str | None:
+    return None if samples[-1].live else "no node is there"
+
+
+RULES = (
+    Rule("no_nodes", "critical", "Start a chat node; what is accepted meanwhile waits.", _nobody),
+    Rule("no_holder", "critical", "Look whether all nodes drain, or whether Redis refuses writes.", _unheld),
+    Rule("nothing_handled", "critical", "Look at the nodes' logs and at what is pending: a handler may hang.", _still),
+    Rule("oldest_age", "critical", "Look at what is pending in its shard: a handler may hang or fail.", _oldest),
+    Rule("lag_growing", "warning", "More comes in than is handled: add nodes, or find who sends so much.", _growing),
+    Rule("pending", "warning", "Nodes went away with work in their hands, or a handler is slow.", _pending),
+    Rule("dead_letters", "warning", "See why they died; mend and requeue, or discard them.", _dead),
+    Rule("dead_letters_full", "critical", "Requeue or discard some; without room the oldest are dropped.", _dead_full),
+    Rule("node_gone", "warning", "Its shards have moved. See why it ended; start it, or it is forgotten.", _gone),
+)
+
+
+class Alarms:
+    """Which alarms there are now, and since when."""
+
+    def __init__(self, limits: Limits, rules: Sequence[Rule] = RULES) -> None:
+        self._limits, self._rules = limits, rules
+        self._raised: dict[str, Alarm] = {}
+        self._seen: dict[str, float] = {}  # code → when its condition held last
+
+    @property
+    def now(self) -> list[Alarm]:
+        """Critical ones first, then the oldest."""
+        return sorted(self._raised.values(), key=lambda alarm: (alarm.severity != "critical", alarm.since))
+
+    def look(self, samples: Sequence[Sample]) -> tuple[list[Alarm], list[Alarm]]:
+        """Judge by the newest samples; which alarms are new, and which have cleared."""
+        at = samples[-1].at
+        raised: list[Alarm] = []
+        for rule in self._rules:
+            message = rule.broken(samples, self._limits)
+            if message is None:
+                continue
+            self._seen[rule.code] = at
+            before = self._raised.get(rule.code)
+            since = at if before is None else before.since
+            alarm = Alarm(rule.code, rule.severity, since, message, rule.remedy)
+            self._raised[rule.code] = alarm
+            if before is None:
+                raised.append(alarm)
+        return raised, self._clear(at, self._seen)
+
+    def _clear(self, at: float, seen: Mapping[str, float]) -> list[Alarm]:
+        gone = [code for code in self._raised if at - seen[code] >= CLEAR_AFTER_S]
+        return [self._raised.pop(code) for code in gone]

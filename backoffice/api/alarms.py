@@ -1,0 +1,77 @@
+"""What somebody should look at now, and the figures of the last hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from aiohttp import web
+from pydantic import Field
+
+from backoffice.alarms import Alarm
+from backoffice.intake import NoQuery, Query
+from backoffice.operators import Role
+from backoffice.routes import WATCH, Call, ListOf, Route, reply
+from backoffice.sampler import Sample
+from backoffice.times import time_of
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmView:
+    """One thing to look at; it clears by itself."""
+
+    code: str
+    severity: Literal["warning", "critical"]
+    since: datetime
+    message: str
+    remedy: str
+
+
+class SeriesQuery(Query):
+    """Which figures."""
+
+    span: Literal["minutes", "hours"] = Field("minutes", description="15 minutes by the second, or 6 hours by ten")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One column a figure; the same place in each is the same moment."""
+
+    at: list[float]  # seconds since the epoch
+    rate: list[float]
+    lag: list[int]
+    pending: list[int]
+    oldest_s: list[float | None]
+    dead: list[int]
+    clients: list[int]
+    wait_p50_s: list[float | None]
+    wait_p99_s: list[float | None]
+
+
+async def listing(call: Call[NoQuery, None]) -> web.Response:
+    """Alarms there are now: critical ones first, then the oldest."""
+    return reply({"items": [view(alarm) for alarm in call.request.app[WATCH].alarms.now], "next_cursor": None})
+
+
+async def series(call: Call[SeriesQuery, None]) -> web.Response:
+    """Figures of the last minutes or hours, since this back office started."""
+    sampler = call.request.app[WATCH].sampler
+    return reply(columns(sampler.fine if call.query.span == "minutes" else sampler.coarse))
+
+
+def view(alarm: Alarm) -> AlarmView:
+    """An alarm as the API tells it."""
+    return AlarmView(alarm.code, alarm.severity, time_of(int(alarm.since * 1000)), alarm.message, alarm.remedy)
+
+
+def columns(samples: Iterable[Sample]) -> Series:
+    rows = list(samples)
+    return Series(*([getattr(row, name) for row in rows] for name in Series.__slots__))
+
+
+ROUTES = (
+    Route("GET", "/alarms", listing, Role.VIEWER, {200: ListOf(AlarmView)}),
+    Route("GET", "/series", series, Role.VIEWER, {200: Series}, query=SeriesQuery),
+)

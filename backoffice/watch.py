@@ -1,0 +1,62 @@
+"""The one loop that looks at everything each second: samples, alarms, and what listeners hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from backoffice.alarms import Alarm, Alarms, Limits
+from backoffice.live import Live
+from backoffice.sampler import Sampler
+from bridge.client import Bridge
+from bridge.envelope import Outcome
+from bridge.inspector import NodeInfo
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """How the API's lists tell things."""
+
+    command: Callable[[Outcome], Any]
+    node: Callable[[NodeInfo], Any]
+    alarm: Callable[[Alarm], Any]
+
+
+class Watch:
+    """``step`` has to be called every second."""
+
+    def __init__(self, bridge: Bridge, views: Views) -> None:
+        settings = bridge.settings
+        self._views = views
+        self.sampler, self.live = Sampler(bridge), Live()
+        self.alarms = Alarms(Limits(settings.max_in_flight, settings.dead_length, bridge.shards))
+
+    async def step(self) -> None:
+        """Look, judge, tell. Raises Unreachable."""
+        sample = await self.sampler.step()
+        raised, cleared = self.alarms.look(self.sampler.fine)
+        for alarm in raised:
+            _say("alarm", alarm)
+        for alarm in cleared:
+            _say("alarm cleared", alarm)
+        self.live.tell("sample", sample)
+        views = self._views
+        self.live.tell_change("nodes", [views.node(node) for node in self.sampler.nodes])
+        self.live.tell_change("shards", self.sampler.shards)
+        self.live.tell_change("alarms", [views.alarm(alarm) for alarm in self.alarms.now])
+
+    def ended(self, outcomes: list[Outcome]) -> None:
+        """Commands that have ended."""
+        self.sampler.ended(outcomes)
+        for outcome in outcomes:
+            self.live.tell("commands", self._views.command(outcome))
+
+
+def _say(what: str, alarm: Alarm) -> None:
+    say = log.error if alarm.severity == "critical" and what == "alarm" else log.warning
+    say(what, code=alarm.code, message=alarm.message)
