@@ -1,0 +1,116 @@
+"""Fan-out: a message to everybody in a room, by one node, against ``websockets.broadcast()``.
+
+As ``python -m bench.fanout URL LOOP`` it is the server to compare with: told by the same publication, it makes
+the same frame and hands it to ``broadcast()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from importlib import import_module
+
+import orjson
+from websockets.asyncio.server import ServerConnection, broadcast, serve
+
+from bench.crowd import END, chat_node, cpu_s, on_uvloop, open_rooms
+from bench.measure import Child, Figures, Row, Session, child, heard, say
+from bench.workload import redis_py, redis_server
+from bridge.channels import Channel
+from bridge.client import Bridge
+
+CLIENTS = (1000, 2000)
+MESSAGES = 60_000  # deliveries of a round
+BAR = 1.5
+_CHANNEL = "bench:room"
+_TEXT = "the lantern with the blue glass goes to whoever has the best costume at midnight " + END
+
+Publish = Callable[[], Awaitable[object]]
+
+
+async def bench(session: Session) -> AsyncIterator[Row]:
+    async with redis_server() as server, Bridge.connect(server.url) as bridge, redis_py(server.url) as client:
+        said = {"user": "u0", "name": "u0", "text": _TEXT}
+        publication = {"channel": "room:r0", "epoch": "e", "offset": 1, "type": "message", "at": 1, "data": said}
+        room = Channel.of_subject("room:r0", bridge.shards)
+        loop = "uvloop" if on_uvloop() else "asyncio"
+        for clients in CLIENTS:
+            async with (
+                chat_node(server.url) as node,
+                child("bench.fanout", server.url, loop) as theirs,
+            ):
+                # The history is told to whoever joins, and would be counted.
+                await bridge.redis.call("DEL", bridge.keys.log(room.shard, room.name))
+                await open_rooms(bridge, 1)
+                their_url, their_pid = await theirs.hear()
+                async with (
+                    child("bench.crowd", node.told["url"], str(clients), "1") as our_crowd,
+                    child("bench.crowd", their_url, str(clients), "0") as their_crowd,
+                ):
+                    await asyncio.gather(our_crowd.hear(), their_crowd.hear())
+                    spent: dict[str, list[float]] = {"ours": [], "theirs": []}
+                    messages = session.some(MESSAGES / clients, 5)
+                    our_side = Side(node.pid, our_crowd, partial(bridge.channels.publish, room, "message", said))
+                    their_side = Side(
+                        their_pid, their_crowd, partial(client.spublish, _CHANNEL, orjson.dumps(publication))
+                    )
+                    figures = await session.rounds(
+                        f"fanout: {clients} clients",
+                        partial(our_side.tell, messages, clients, spent["ours"]),
+                        partial(their_side.tell, messages, clients, spent["theirs"]),
+                    )
+            case = f"a room message to {clients:,} clients"
+            yield Row("fanout", f"{case}, by the node's processor time", "per s", *map(_rates, spent.values()), BAR)
+            yield Row("fanout", f"{case}, by the clock", "per s", *figures)
+
+
+def _rates(seconds: list[float]) -> Figures:
+    return Figures(tuple(1 / each for each in seconds))
+
+
+class Side:
+    """One server with its clients."""
+
+    def __init__(self, pid: int, crowd: Child, publish: Publish) -> None:
+        self._pid, self._crowd, self._publish = pid, crowd, publish
+
+    async def tell(self, messages: int, clients: int, spent: list[float]) -> float:
+        """Deliveries a second; ``spent`` gets the server's seconds of processor time for one."""
+        self._crowd.tell(messages * clients)
+        await self._crowd.hear()
+        cpu, began = cpu_s(self._pid), time.perf_counter()
+        for _ in range(messages):
+            await self._publish()
+        done = (await self._crowd.hear())["at"]
+        spent.append((cpu_s(self._pid) - cpu) / (messages * clients))
+        return messages * clients / (done - began)
+
+
+async def _theirs(url: str) -> None:
+    connections: set[ServerConnection] = set()
+
+    async def connected(connection: ServerConnection) -> None:
+        connections.add(connection)
+        await connection.wait_closed()
+        connections.discard(connection)
+
+    async with redis_py(url) as client, client.pubsub() as subscription:
+        await subscription.execute_command("SSUBSCRIBE", _CHANNEL)
+        await subscription.parse_response()
+        async with serve(connected, "127.0.0.1", 0, compression=None, ping_interval=None, subprotocols=None) as server:
+            say([f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws", os.getpid()])
+            ending = asyncio.ensure_future(heard())
+            while not ending.done():
+                told = orjson.loads((await subscription.parse_response())[2])
+                push = {"type": "message", "room": "r0", "offset": told["offset"], **told["data"], "ts": told["at"]}
+                broadcast(connections, orjson.dumps(push).decode())
+
+
+if __name__ == "__main__":
+    factory = import_module("uvloop").new_event_loop if sys.argv[2] == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_theirs(sys.argv[1]))
