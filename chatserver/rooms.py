@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,6 +19,7 @@ from chatserver.snapshots import Membership, Snapshot
 from chatserver.state import ChatState
 
 NEWCOMER_PUBLICATIONS: Final = 50  # of a room's history in the answer to a join
+TOGETHER: Final = 32  # publications in one write
 LARGE_ROOM: Final = 100  # users; above it, presence pushes have the count only
 
 Follow = Callable[[Channel, Callable[[Publication], None], Callable[[], None]], Follower]
@@ -43,6 +45,7 @@ class Room:
         self.waiting: dict[Client, Waiting] = {}
         self.people: dict[str, str] = {}  # user → name, as members were told
         self.version = b""  # of the presence that they were told
+        self._unsent: list[bytes] = []  # of this turn of the loop
 
     @property
     def empty(self) -> bool:
@@ -50,6 +53,7 @@ class Room:
 
     def wait(self, client: Client) -> Waiting:
         """Keep what comes for the client from now on until it is settled."""
+        self._flush()
         was_member = client in self.members
         self.members.discard(client)
         self.waiting[client] = waiting = Waiting(was_member)
@@ -57,6 +61,7 @@ class Room:
 
     def settle(self, client: Client, snapshot: Snapshot) -> None:
         """The client has the snapshot now; give it what came after, and let it take part."""
+        self._flush()
         if self.follower.position is None:
             present = snapshot.present if isinstance(snapshot.present, list) else []
             self.people = {m.user: m.name for m in present}
@@ -77,11 +82,13 @@ class Room:
         waiting = self.waiting.pop(client, None)
         if waiting is None or not waiting.was_member:
             return
+        self._flush()
         for _, frame in waiting.frames:
             client.socket.push(frame)
         self.members.add(client)
 
     def drop(self, client: Client) -> None:
+        self._flush()
         self.members.discard(client)
         self.waiting.pop(client, None)
 
@@ -109,10 +116,24 @@ class Room:
 
     def _deliver(self, publication: Publication) -> None:
         frame = frames.encode(frames.push_of(self.id, publication))  # once, for all of them
-        for client in self.members:
-            client.socket.push(frame)
-        if self.waiting:
+        self._unsent.append(frame)
+        if self.waiting or len(self._unsent) >= TOGETHER:
+            self._flush()
             self._deliver_to_waiting(publication.offset, frame)
+        elif len(self._unsent) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """What came in one turn of the loop goes out in one write to each member; most of the time goes into those.
+
+        A room in which more is said than the node has time for makes turns longer, and writes fewer. Whoever
+        changes who is a member calls this first.
+        """
+        if not self._unsent:
+            return
+        together, self._unsent = b"".join(self._unsent), []
+        for client in self.members:
+            client.socket.push(together)
 
     def _deliver_to_waiting(self, offset: int, frame: bytes) -> None:
         for client, waiting in tuple(self.waiting.items()):

@@ -142,6 +142,10 @@ MUTANTS = (
         ("tests/faults/test_handlers.py", "-k", "longer"),
     ),
     Mutant(
+        "gap recovery", "bridge/subscriptions.py", "elif subscription.on_gap is not None:", "elif False:",
+        ("tests/chatserver/test_follower.py", "-k", "dropped or silence"),
+    ),
+    Mutant(
         "user check of say", "chatserver/state.py",
         "(user_now.now, _verdict(user_now), length", '(user_now.now, "", length',
         ("tests/journeys/test_leaks.py", "-k", "whatever"),

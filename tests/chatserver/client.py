@@ -81,6 +81,11 @@ class ChatClient:
         """Pushes of this type that came along the way and that nobody waited for."""
         return [frame for frame in self._unread if frame["type"] == type and "id" not in frame]
 
+    def unread(self) -> list[dict[str, Any]]:
+        """All that came along the way and that nobody waited for."""
+        unread, self._unread = self._unread, []
+        return unread
+
     async def say(self, room: str, text: str, **fields: Any) -> dict[str, Any]:
         return await self.ask("say", room=room, text=text, **fields)
 

@@ -115,7 +115,7 @@ async def test_all_clients_move_and_miss_nothing(server: Server, spawn: Spawn, f
                     await elapsed(10 / len(travellers))
 
             speaking = background.create_task(speak())
-            await until(lambda: all(each.messages for each in travellers), 30, what="they hear")
+            await until(lambda: all(each.stays[0] for each in travellers), 30, what="they hear")
             began = time.monotonic()
             first.popen.send_signal(signal.SIGTERM)
             assert await first.ended() == 0
@@ -123,7 +123,7 @@ async def test_all_clients_move_and_miss_nothing(server: Server, spawn: Spawn, f
             await until(lambda: all(each.moves for each in travellers), 60, what="they are elsewhere")
             speaking.cancel()
             await asyncio.wait((speaking,))
-            await until(lambda: all(each.last >= last for each in travellers), 30, what="they have everything")
+            await until(lambda: all(each.at >= last for each in travellers), 30, what="they have everything")
         for task in running:
             task.cancel()
     assert {tuple(each.codes) for each in travellers} == {(1012,)}

@@ -18,8 +18,8 @@ class Traveller:
 
     def __init__(self, user: str, room: str, urls: Sequence[str]) -> None:
         self.user, self.room, self._urls = user, room, list(urls)
-        self.messages: list[tuple[int, str]] = []  # offset and text of each, as they came
-        self.moves: list[dict[str, Any]] = []  # each join after the first
+        self.stays: list[list[int]] = []  # offsets as they came; a new list where it was told that some are lost
+        self.joins: list[dict[str, Any]] = []
         self.codes: list[int | None] = []  # with which the server closed
         self.told: list[dict[str, Any]] = []  # to go elsewhere
         self.position: dict[str, Any] | None = None
@@ -43,13 +43,14 @@ class Traveller:
         since = {} if self.position is None else {"since": self.position}
         joined = await client.ask("join", room=self.room, **since)
         assert joined["type"] == "joined", joined
-        if self.position is not None:
-            self.moves.append(joined)
-        if joined["recovered"]:
+        self.joins.append(joined)
+        if joined["recovered"] and self.stays:
             for push in joined["messages"]:
                 self._note(push)
+        else:
+            self.stays.append([])
         self.position = {"epoch": joined["epoch"], "offset": joined["offset"]}
-        for push in client.seen("message"):  # what came before the answer was read
+        for push in client.unread():
             self._note(push)
         while True:
             self._note(json.loads(await client.socket.recv()))
@@ -58,15 +59,30 @@ class Traveller:
         if push["type"] == "reconnect":
             self.told.append(push)
         elif "offset" in push and push.get("room") == self.room:
-            self.messages.append((push["offset"], push.get("text") or ""))
+            self.stays[-1].append(push["offset"])
             if self.position is not None:
                 self.position["offset"] = max(push["offset"], self.position["offset"])
 
     @property
-    def last(self) -> int:
-        return self.messages[-1][0] if self.messages else 0
+    def moves(self) -> list[dict[str, Any]]:
+        """Each join after the first."""
+        return self.joins[1:]
+
+    @property
+    def losses(self) -> int:
+        """How often it was told that something cannot be had any more."""
+        return max(0, len(self.stays) - 1)
+
+    @property
+    def at(self) -> int:
+        """The offset up to which it has everything, or knows of its loss."""
+        return self.position["offset"] if self.position is not None else -1
 
     def holes(self) -> list[tuple[int, int]]:
-        """Neighbours that are not consecutive: something between them was missed, repeated or out of order."""
-        offsets = [offset for offset, _ in self.messages]
-        return [(before, after) for before, after in pairwise(offsets) if after != before + 1]
+        """Neighbours that are not consecutive: something between them was missed untold, repeated or out of order."""
+        return [(before, after) for stay in self.stays for before, after in pairwise(stay) if after != before + 1]
+
+    def offsets_of_joins_are_followed(self) -> bool:
+        """Whether what came first after a join with a loss is what came next in the room."""
+        fresh = [join["offset"] for i, join in enumerate(self.joins) if i == 0 or not join["recovered"]]
+        return all(stay[0] == offset + 1 for stay, offset in zip(self.stays, fresh, strict=True) if stay)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.client import Bridge
+from tests.chatserver.conftest import spawn  # noqa: F401 - a fixture
 from tests.faults.fleet import Fleet
 from tests.faults.ledger import registry
 from tests.recorder import Recorder
