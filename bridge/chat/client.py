@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -40,7 +40,8 @@ from bridge.chat.client_events import (
     present_of,
 )
 from bridge.chat.client_queue import EventQueue
-from bridge.chat.client_rooms import Rooms, backoff
+from bridge.chat.client_retry import Route, Urls, backoff
+from bridge.chat.client_rooms import Rooms
 from bridge.chat.client_socket import Frame, Lost, Socket
 from bridge.chat.client_tokens import Tokens, TokenSource
 from bridge.envelope import Position
@@ -55,7 +56,6 @@ STEADY_S: Final = 10.0  # a connection that lasted so long was a good one: the n
 RENEWAL_LEAST_S: Final = 1.0  # between two renewals, whatever the token says
 _BAD_TOKEN, _TOKEN_EXPIRED = 4501, 4003
 
-Urls = str | Sequence[str] | Callable[[], Sequence[str]]
 log = logging.getLogger(__name__)
 
 
@@ -78,9 +78,10 @@ class ChatClient:
         patience_s: float = 30.0,
         max_events: int = 1000,
     ) -> None:
-        self._urls, self._tokens = urls, Tokens(token)
+        self._tokens = Tokens(token)
         self._program = {"name": name, "version": version}
         self._rng = rng or random.Random()
+        self._route = Route(urls, self._rng)
         self._patience_s = patience_s
         self._events = EventQueue(max_events)
         self._rooms = Rooms(self._events, self._catch_up)
@@ -149,29 +150,26 @@ class ChatClient:
 
     async def _keep_connected(self) -> None:
         """Until cancelled. Raises Closed."""
-        loop, url, attempt = asyncio.get_running_loop(), "", 0
+        loop, attempt = asyncio.get_running_loop(), 0
         while True:
-            url = self._choose(url)
+            url = self._route.next()
             try:
                 socket = await self._open(url)
             except Lost as error:
                 lost = error
             else:
+                self._route.connected()
                 opened_at = loop.time()
                 lost = await self._serve(socket)
-                attempt = 0 if loop.time() - opened_at >= STEADY_S else attempt
-            after_s = backoff(attempt, self._rng) if lost.after_s is None else lost.after_s
+                if loop.time() - opened_at >= STEADY_S:
+                    self._route.went_well()
+                    attempt = 0
+            after_s = self._route.pause() if lost.after_s is None else lost.after_s
             attempt += 1
             self._last_reason = lost.reason
             if self._greeted:
                 self._events.offer(Reconnecting(attempt, after_s, url, lost.code, lost.reason))
             await asyncio.sleep(after_s)
-
-    def _choose(self, last: str) -> str:
-        """Any of them but the last one, if there are others; a random one, so that one node's clients spread."""
-        urls = self._urls() if callable(self._urls) else self._urls
-        listed = [urls] if isinstance(urls, str) else list(urls)
-        return self._rng.choice([url for url in listed if url != last] or listed)
 
     async def _open(self, url: str) -> Socket:
         try:

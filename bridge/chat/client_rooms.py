@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 from bridge.chat.client_events import (
     ChatError,
@@ -24,18 +22,7 @@ from bridge.chat.client_queue import EventQueue
 from bridge.chat.client_socket import Frame
 from bridge.envelope import Position
 
-BACKOFF_FIRST_S: Final = 0.5
-BACKOFF_MOST_S: Final = 20.0
 log = logging.getLogger(__name__)
-
-
-def backoff(attempt: int, rng: random.Random) -> float:
-    """Seconds before the next attempt; ``attempt`` counts from 0.
-
-    "Full Jitter" of M. Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015): anything between
-    nothing and the doubling bound, so that those who lost one node together do not come to the next together.
-    """
-    return rng.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(attempt, 16)))
 
 
 class Order(Enum):

@@ -8,7 +8,8 @@ import pytest
 
 from bridge.chat.client_events import Connected, Event, Lagged, Message
 from bridge.chat.client_queue import LEAST, EventQueue
-from bridge.chat.client_rooms import Order, backoff, order
+from bridge.chat.client_retry import Route, backoff
+from bridge.chat.client_rooms import Order, order
 from bridge.chat.client_tokens import Tokens, expiry
 from tests.chatserver.client import token
 
@@ -36,6 +37,32 @@ def test_pauses_are_anything_up_to_a_bound_that_doubles_and_ends() -> None:
         assert max(pauses) <= bound
         assert min(pauses) < bound * 0.05
         assert sum(pauses) / 500 == pytest.approx(bound / 2, rel=0.15)
+
+
+def test_every_other_node_is_tried_before_pauses_grow() -> None:
+    rng, urls = random.Random(1), ["a", "b", "c", "d"]
+    for _ in range(100):
+        route = Route(urls, rng)
+        lost = route.next()
+        route.connected()
+        others = [route.next() for _ in range(3)]
+        assert sorted([lost, *others]) == urls
+        assert route.pause() <= 0.5
+        assert route.next() != others[-1]
+    for _ in range(20):
+        route.next()
+    assert max(route.pause() for _ in range(100)) > 4
+    route.went_well()
+    assert max(route.pause() for _ in range(100)) <= 0.5
+
+
+def test_a_list_of_nodes_may_change_and_may_have_one() -> None:
+    urls = ["a"]
+    route = Route(lambda: urls, random.Random(1))
+    assert [route.next() for _ in range(3)] == ["a"] * 3
+    urls.append("b")
+    assert route.next() == "b"
+    assert Route("a", random.Random(1)).next() == "a"
 
 
 @pytest.mark.parametrize("text", ["", "opaque", "a.b.c", "a.e30.c", "a.W10.c", "a.eyJleHAiOiJ4In0.c"])
