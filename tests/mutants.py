@@ -32,6 +32,7 @@ LEASE, HAZARDS = "tests/conformance/test_lease.py", "tests/conformance/test_haza
 HANDLING, APPEND = "tests/conformance/test_handling.py", "tests/conformance/test_append.py"
 NODES = "tests/faults/test_nodes.py"
 JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
+BROWSER, IN_JS = "chatserver/static/client.js", "tests/browser/test_client.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,23 @@ MUTANTS = (
     Mutant(
         "bans found in the state", "chatserver/control.py", 'if "ban" in listed.user.sanctions:', "if False:",
         ("tests/chatserver/test_control.py", "-k", "no_channel"),
+    ),
+    Mutant(
+        "browser client fills holes", BROWSER,
+        "if (push.offset > room.offset + 1) return void this.#rejoin(push.room)", "", (IN_JS, "-k", "swallowed"),
+    ),
+    Mutant(
+        "browser client repeats with its nonce", BROWSER, "nonce = newNonce()) {", "nonce) {",
+        (IN_JS, "-k", "answer_is and not chromium"),
+    ),
+    Mutant(
+        "browser client keeps so many events", BROWSER,
+        "if (this.#queue.length >= QUEUE) return void (room.deaf = room.behind = true)", "",
+        (IN_JS, "-k", "does_not_read and not chromium"),
+    ),
+    Mutant(
+        "browser client stays away", BROWSER, "if (code >= 4500 && code < 5000)", "if (false)",
+        (IN_JS, "-k", "final and 4999"),
     ),
 )  # fmt: skip
 
