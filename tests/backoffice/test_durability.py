@@ -1,0 +1,58 @@
+"""What callers are told where a command is accepted and not safe yet, or not taken for a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bridge.client import Bridge
+from bridge.config import BridgeSettings
+from tests.backoffice.service import Api, backoffice, settings
+from tests.servers import Server
+from tests.waiting import until
+
+
+@pytest.fixture
+async def own_settings(own_server: Server) -> BridgeSettings:
+    return settings(own_server.url, shards=1)
+
+
+@pytest.fixture
+async def own_api(own_settings: BridgeSettings) -> AsyncIterator[Api]:
+    async with backoffice(own_settings) as api:
+        yield api
+
+
+async def test_while_others_put_back_what_was_lost_a_caller_is_told_when_to_come_again(
+    own_server: Server, own_api: Api, own_settings: BridgeSettings
+) -> None:
+    async with Bridge.connect(own_settings) as bridge:
+        await bridge.streams[0].vouch("another-publisher", "*")
+        await own_server.restart()
+        await until(lambda: bridge.redis.connected)
+
+        async def held() -> bool:
+            answer = await own_api.issue("user.warn", "user:u1", {"text": "x"}, key="k")
+            return answer.status == 503 and "waits for commands" in answer.json["detail"]
+
+        await until(held)
+        answer = await own_api.issue("user.warn", "user:u1", {"text": "x"}, key="k")
+        assert (answer.status, answer.json["code"]) == (503, "unavailable")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 5
+        assert answer.json["idempotency_key"] == "k"
+        await bridge.streams[0].vouch("another-publisher", "*")
+        answer = await own_api.issue("user.warn", "user:u1", {"text": "x"}, key="k")
+        assert (answer.status, answer.json["duplicate"]) == (202, False)
+
+
+async def test_a_command_that_too_few_replicas_have_is_told_so(own_server: Server) -> None:
+    async with backoffice(settings(own_server.url, wait_replicas=1)) as api:
+        answers = await asyncio.gather(
+            *(api.issue("user.warn", f"user:u{n}", {"text": "x"}, key="k") for n in range(30))
+        )
+        for answer in answers:
+            assert (answer.status, answer.json["code"]) == (503, "not_replicated")
+            assert answer.headers["Retry-After"] == "1"
+            assert answer.json["idempotency_key"] == "k"
