@@ -31,6 +31,7 @@ GREEN, RED = 0, 1  # of pytest's exit codes; others mean that nothing was tested
 LEASE, HAZARDS = "tests/conformance/test_lease.py", "tests/conformance/test_hazards.py"
 HANDLING, APPEND = "tests/conformance/test_handling.py", "tests/conformance/test_append.py"
 NODES = "tests/faults/test_nodes.py"
+CLIENT = "tests/chat/test_client.py"
 JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
 BROWSER, IN_JS = "chatserver/static/client.js", "tests/browser/test_client.py"
 
@@ -203,6 +204,23 @@ MUTANTS = (
     Mutant(
         "browser client stays away", BROWSER, "if (code >= 4500 && code < 5000)", "if (false)",
         (IN_JS, "-k", "final and 4999"),
+        "nonce of the client", "bridge/chat/client.py",
+        '"text": text, "nonce": nonce or secrets.token_urlsafe(12)}', '"text": text}',
+        (CLIENT, "-k", "answer_was_lost"),
+    ),
+    Mutant(
+        "gap in the client", "bridge/chat/client_rooms.py",
+        "return Order.NEXT if offset == last + 1 else Order.JUMP", "return Order.NEXT",
+        (CLIENT, "-k", "did_not_come"),
+    ),
+    Mutant(
+        "late reader of the client", "bridge/chat/client.py",
+        "        self._rooms.space()\n", "", (CLIENT, "-k", "late_gets"),
+    ),
+    Mutant(
+        "frames as documented", "chatserver/frames.py",
+        'return encode({"type": "reconnect", "after_ms": after_ms, "reason": reason})',
+        'return encode({"type": "reconnect", "after_ms": after_ms, "why": reason})', (CLIENT, "-k", "told_it_to"),
     ),
 )  # fmt: skip
 
