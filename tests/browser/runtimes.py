@@ -26,6 +26,7 @@ CHROMIUM_OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
+PATIENCE_S = 45  # the machine may be busy with other tests
 OLDEST_NODE = 22  # that has a WebSocket of its own
 
 
@@ -101,7 +102,7 @@ class JsClient:
         return answer
 
     async def call(self, method: str, *args: Any) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             return await (await self.start(method, *args))
 
     async def event(self, type: str, **fields: Any) -> dict[str, Any]:
@@ -111,14 +112,16 @@ class JsClient:
         def found() -> int:
             return next((n for n, e in enumerate(self.events, 1) if wanted.items() <= e.items()), 0)
 
-        number = await until(found, 15, what=lambda: f"{wanted}; there are {self.events}")
+        number = await until(found, PATIENCE_S, what=lambda: f"{wanted}; there are {self.events}")
         event = self.events[number - 1]
         del self.events[:number]
         return event
 
     async def messages(self, n: int) -> list[str]:
         """Texts of the next n messages; what else comes is forgotten."""
-        await until(lambda: len(self.texts()) >= n, 20, what=lambda: f"{n} messages; there are {len(self.texts())}")
+        await until(
+            lambda: len(self.texts()) >= n, PATIENCE_S, what=lambda: f"{n} messages; there are {len(self.texts())}"
+        )
         texts = self.texts()
         self.events.clear()
         return texts
@@ -129,7 +132,7 @@ class JsClient:
 
     async def end(self) -> dict[str, Any] | None:
         """How the iterator ended: with an error, or None."""
-        await until(lambda: self.ends, 15, what="the iterator ends")
+        await until(lambda: self.ends, PATIENCE_S, what="the iterator ends")
         return self.ends[0]
 
 

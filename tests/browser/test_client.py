@@ -17,7 +17,7 @@ from chatserver.pages import STATIC
 from tests.browser import runtimes
 from tests.browser.conftest import Connect, ForPages, in_both, require, ws_url
 from tests.browser.relay import Relay
-from tests.browser.runtimes import CLIENT, CallFailed
+from tests.browser.runtimes import CLIENT, PATIENCE_S, CallFailed
 from tests.chatserver.client import ChatClient, token
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.proxy import Proxy
@@ -161,7 +161,7 @@ async def test_the_example_of_the_manual_works(chat: Chat, node: RunningNode, tm
     script.write_text(example)
     process = await asyncio.create_subprocess_exec(runtimes.node(), script, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    lines = [(await asyncio.wait_for(process.stdout.readline(), 15)).decode() for _ in range(3)]
+    lines = [(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).decode() for _ in range(3)]
     assert lines[0] == "Lobby, 1 here; last said: undefined\n"
     assert lines[1].startswith("said ")
     assert lines[2] == "Mina: hello\n"
@@ -223,7 +223,7 @@ async def test_what_is_said_while_nobody_is_reached_is_said_when_somebody_is(
     assert await client.call("state") == "reconnecting"
     saying = [await client.start("say", "lobby", text) for text in ("first", "second")]
     cable.heal()
-    said = await asyncio.wait_for(asyncio.gather(*saying), 15)
+    said = await asyncio.wait_for(asyncio.gather(*saying), PATIENCE_S)
     assert said[0]["offset"] + 1 == said[1]["offset"]
     assert await client.messages(2) == ["first", "second"]
 
@@ -391,7 +391,7 @@ async def test_who_does_not_read_keeps_a_bounded_number_and_gets_all_later(
     await say_all(speaker, numbered(1200))
     await client.call("ping")  # what was sent before has arrived
     await client.call("read")
-    await until(lambda: len(client.texts()) == 1200, 20, what=lambda: f"{len(client.texts())}")
+    await until(lambda: len(client.texts()) == 1200, PATIENCE_S, what=lambda: f"{len(client.texts())}")
     assert client.texts() == numbered(1200)
     (place,) = (n for n, event in enumerate(client.events) if event["type"] == "resumed")
     assert len([e for e in client.events[:place] if e["type"] == "message"]) <= 1001, "only so many had waited"
@@ -405,7 +405,7 @@ async def test_calls_that_wait_are_bounded_too(node: RunningNode, cable: Proxy, 
         await client.call("ping")
     assert (refused.value.code, refused.value.temporary) == ("rate_limited", True)
     cable.heal()
-    await asyncio.wait_for(asyncio.gather(*waiting), 15)
+    await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
 
 
 async def test_a_frame_that_no_node_would_take_is_refused_here(node: RunningNode, connect: Connect) -> None:
