@@ -204,6 +204,8 @@ MUTANTS = (
     Mutant(
         "browser client stays away", BROWSER, "if (code >= 4500 && code < 5000)", "if (false)",
         (IN_JS, "-k", "final and 4999"),
+    ),
+    Mutant(
         "nonce of the client", "bridge/chat/client.py",
         '"text": text, "nonce": nonce or secrets.token_urlsafe(12)}', '"text": text}',
         (CLIENT, "-k", "answer_was_lost"),
