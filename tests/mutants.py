@@ -31,6 +31,8 @@ GREEN, RED = 0, 1  # of pytest's exit codes; others mean that nothing was tested
 LEASE, HAZARDS = "tests/conformance/test_lease.py", "tests/conformance/test_hazards.py"
 HANDLING, APPEND = "tests/conformance/test_handling.py", "tests/conformance/test_append.py"
 NODES = "tests/faults/test_nodes.py"
+PRESENCE, SIGHTINGS = "tests/conformance/test_presence.py", "tests/bridge/test_presence.py"
+CHECK = "tests/conformance/test_self_check.py"
 CLIENT = "tests/chat/test_client.py"
 JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
 BROWSER, IN_JS = "chatserver/static/client.js", "tests/browser/test_client.py"
@@ -223,6 +225,49 @@ MUTANTS = (
         "frames as documented", "chatserver/frames.py",
         'return encode({"type": "reconnect", "after_ms": after_ms, "reason": reason})',
         'return encode({"type": "reconnect", "after_ms": after_ms, "why": reason})', (CLIENT, "-k", "told_it_to"),
+    ),
+    Mutant("missed if seen before", "bridge/presence.py", "elif name in self._seen:", "else:", (SIGHTINGS, PRESENCE)),
+    Mutant("three looks", "bridge/presence.py", "absence.looks >= LOOKS", "True", (SIGHTINGS,)),
+    Mutant(
+        "a tenth of a second apart", "bridge/presence.py", "now - absence.since >= (LOOKS - 1) * AGAIN_S - _EARLY_S",
+        "True", (SIGHTINGS,),
+    ),
+    Mutant(
+        "a heartbeat is a sign of life", "bridge/presence.py", "if absence.beat != beats.get(name)]",
+        "if name not in beats]", (SIGHTINGS,),
+    ),
+    Mutant(
+        "sightings of one server", "bridge/presence.py", "if link is not self._link:", "if self._link is None:",
+        (PRESENCE, "-k", "cut or restart"),
+    ),
+    Mutant(
+        "subscribed oneself", "bridge/presence.py", "if not subscribed.pop(self._node):",
+        "if not subscribed.pop(self._node) and False:", (PRESENCE, "-k", "speaks_up"),
+    ),
+    Mutant(
+        "a cut begins anew", "bridge/presence.py", "self._era += 1\n        self._sightings.forget()", "pass",
+        (PRESENCE, "-k", "before_a_cut"),
+    ),
+    Mutant(
+        "alive without a subscription", "bridge/presence.py", "await self._beat()", "pass",
+        (PRESENCE, "-k", "robbed or speaks_up"),
+    ),
+    Mutant(
+        "the lease that was seen", "bridge/scripts/acquire.lua", "held ~= ARGV[4] or", "",
+        (PRESENCE, "-k", "lease"),
+    ),
+    Mutant(
+        "not renewed since", "bridge/scripts/acquire.lua", "or ARGV[3] - left < tonumber(ARGV[5])", "",
+        (PRESENCE, "-k", "lease"),
+    ),
+    Mutant(
+        "vanished nodes are not waited for", "bridge/assignment.py", "answer.by in self._vanished", "False",
+        (PRESENCE, "-k", "killed"),
+    ),
+    Mutant("refused at the start", "bridge/self_check.py", "        if refused:", "        if False:", (CHECK,)),
+    Mutant(
+        "a connection is reason to look", "bridge/self_check.py", "redis.on_connected(self._moved.set)", "pass",
+        (CHECK,),
     ),
 )  # fmt: skip
 

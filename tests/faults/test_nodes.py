@@ -46,6 +46,7 @@ async def test_a_killed_node_loses_nothing_and_others_take_over(
     conclude("SIGKILL of a node", books, len(kills), books.waits(kills), figures)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("settings", [{"shards": SHARDS}], ids=["12 shards"])
 async def test_the_shards_of_a_killed_node_are_soon_held_by_others(
     bridge: Bridge, fleet: Fleet, chance: random.Random, full: bool, figures: Figures
