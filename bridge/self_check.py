@@ -87,7 +87,12 @@ class SelfCheck:
 
     async def _servers(self) -> list[Finding]:
         facts = await survey.servers(self._redis, self._keys)
-        ours = OurFacts(self._redis.timeout, self._settings.allow_volatile, journal=self._settings.journal is not None)
+        ours = OurFacts(
+            self._redis.timeout,
+            self._settings.allow_volatile,
+            self._settings.journal is not None,
+            self._settings.wait_replicas,
+        )
         found = [finding for each in facts for finding in findings.judge_server(each, ours)]
         return [*found, *findings.judge_replication(facts, ours)] if self._publishes else found
 

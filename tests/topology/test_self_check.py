@@ -36,6 +36,8 @@ async def test_nothing_is_missing_with_a_journal_or_where_nothing_is_accepted(
 ) -> None:
     async with Bridge.connect(topology.url, shards=12, timeout=TIMEOUT_S, journal=tmp_path) as bridge:
         assert await found(bridge) == set()
+    async with Bridge.connect(topology.url, shards=12, timeout=TIMEOUT_S, wait_replicas=1) as bridge:
+        assert await found(bridge) == set()
     async with Bridge.connect(topology.url, shards=12, timeout=TIMEOUT_S, publishes=False) as bridge:
         assert await found(bridge) == set()
 
