@@ -26,6 +26,7 @@ GONE = [Look(0.0, up=True), Look(0.1), Look(0.2), Look(0.3)]
     [
         (GONE, {"b": 0.1}),
         (GONE[:3], {}),
+        ([*GONE[:2], Look(5.0)], {}),
         ([Look(0.0), Look(0.1), Look(0.2), Look(0.3), Look(9.0)], {}),
         ([Look(0.0, up=True), Look(0.1), Look(0.2, forget=True), Look(0.3), Look(0.4), Look(9.0)], {}),
         ([Look(0.0, up=True), Look(0.1), Look(0.11), Look(0.12), Look(0.13)], {}),
@@ -40,7 +41,8 @@ GONE = [Look(0.0, up=True), Look(0.1), Look(0.2), Look(0.3)]
         ([*GONE, Look(0.4, forget=True, beat=2.0)], {}),
     ],
     ids=[
-        "three looks without it, a tenth apart", "two looks", "never seen subscribed", "seen only on another server",
+        "three looks without it, a tenth apart", "two looks", "two looks, and a pause of its own between",
+        "never seen subscribed", "seen only on another server",
         "looks too close together", "back in time", "a heartbeat in between", "a heartbeat at every look",
         "silent since its last heartbeat", "vanished, and then a heartbeat", "vanished, and then subscribed",
         "vanished, and off the list", "vanished before the server changed", "alive after the server changed",
