@@ -44,9 +44,11 @@ class Guest:
         *,
         every_s: float,
         seed: str,
+        victim: bool = False,
     ) -> None:
-        self.user, self.room = user, room
+        self.user, self.room, self.victim = user, room, victim  # of operators, who may have banned it in the end
         self.heard = 0
+        self.inside = False  # the room, as far as it knows
         self.place: Position | None = None
         self._urls, self._history, self._clock = urls, history, clock
         self._every_s, self._chance = every_s, random.Random(f"{seed} {user}")
@@ -64,6 +66,7 @@ class Guest:
                 ) as client:
                     await self._stay(client)
             except (Closed, ChatError):
+                self.inside = False
                 await elapsed(AGAIN_S)
 
     @property
@@ -81,7 +84,8 @@ class Guest:
         talking = asyncio.create_task(self._talk(client), name=f"{self.user} talks")
         try:
             async for event in client:
-                await self._hear(client, event)
+                if not self._hear(event):
+                    return
         finally:
             talking.cancel()
             await asyncio.gather(talking, return_exceptions=True)
@@ -104,21 +108,23 @@ class Guest:
         self.place = joined.position
 
     def _arrive(self, joined: Joined, since: int | None, *, recovered: bool) -> None:
-        at = joined.position
+        at, self.inside = joined.position, True
         self._history.places.append(Entered(self.user, self.room, at.epoch, at.offset, since, recovered))
         if not recovered or self.place is None:
             self.place, self._history_until = at, at.offset
         else:
             self.place, self._history_until = Position(at.epoch, self.place.offset), 0
 
-    async def _hear(self, client: ChatClient, event: object) -> None:
+    def _hear(self, event: object) -> bool:
+        """Whether it is still in its room. If not, another session begins: this one may have older events in line."""
         match event:
             case Resumed(recovered=recovered, joined=joined):
                 self._arrive(joined, self.place.offset if self.place else None, recovered=recovered)
             case RoomLost() | Sanctioned(kind="kick" | "ban", room=str()):
-                await self._enter(client)
+                self.inside = False
             case Message() | Deleted() | Notice(offset=int()) | RoomChanged() | Published():
                 self._got(event)
+        return self.inside
 
     def _got(self, event: RoomEvent) -> None:
         assert self.place is not None

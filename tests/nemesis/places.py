@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import shutil
 import struct
@@ -21,7 +20,7 @@ from bridge.keys import Keys
 from tests.faults.pace import elapsed
 from tests.nemesis.history import Key
 from tests.servers import Server
-from tests.topologies import ManyServers, Topology, Watched, ask, role
+from tests.topologies import ManyServers, Topology, Watched, ask
 from tests.waiting import until
 
 DETECTION_MS = 2000  # of a lost primary: twice what a process waits for an answer
@@ -125,16 +124,25 @@ async def a_primary(place: Any, pick: int) -> Server:
     return primaries[pick % len(primaries)]
 
 
-async def cut_links(place: Any, primary: Server, on: bool) -> None:
+async def cut_links(place: Any, primary: Server) -> None:
     """Have the replicas of a primary not follow it any more: it refuses them, as it does with a wrong password."""
     replicas = await place.replicas(primary) if isinstance(place, ManyServers) else place.servers
     for replica in replicas:
         if replica is not primary:
-            with suppress(RedisError, OSError):
-                await ask(replica, "CONFIG", "SET", "masteruser", "nobody" if on else "")
-                await ask(replica, "CONFIG", "SET", "masterauth", "wrong" if on else "")
-    if on:
-        await ask(primary, "CLIENT", "KILL", "TYPE", "replica")
+            await _introduce(replica, "nobody", "wrong")
+    await ask(primary, "CLIENT", "KILL", "TYPE", "replica")
+
+
+async def mend_links(place: Any) -> None:
+    """Of all servers that run: who was cut off may be a primary by now."""
+    for server in place.servers:
+        await _introduce(server, "", "")
+
+
+async def _introduce(server: Server, user: str, password: str) -> None:
+    with suppress(RedisError, OSError):
+        await ask(server, "CONFIG", "SET", "masteruser", user)
+        await ask(server, "CONFIG", "SET", "masterauth", password)
 
 
 async def kill_clients(place: Any, kind: str) -> None:
@@ -210,14 +218,6 @@ def _clock_library(directory: Path) -> Path | None:
     command = [compiler, "-shared", "-fPIC", "-O2", "-o", library, CLOCK_SOURCE]
     built = subprocess.run(command, capture_output=True, check=False)
     return library if built.returncode == 0 else None
-
-
-async def is_primary(server: Server) -> bool:
-    return await role(server) == "master"
-
-
-async def all_answer(servers: Collection[Server]) -> None:
-    await asyncio.gather(*(until(server.answers, 20) for server in servers))
 
 
 async def all_keys(place: Any) -> list[Key]:

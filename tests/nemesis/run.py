@@ -31,7 +31,8 @@ from tests.waiting import until
 
 WARM_UP_S = 2.0
 QUIET_S = 30.0  # in which everything accepted ends, and every client is level with its room
-LEVEL_S = 15.0
+LEVEL_S = 25.0  # clients wait up to 20 s before they try to connect again
+VICTIM_SAYS_S = 0.3  # so that there is always something to refuse
 CALM_S = 15.0  # for which a wave waits, at most, until the one before has been recovered from
 
 
@@ -120,12 +121,15 @@ class Run:
 
     def _make_guests(self) -> list[Guest]:
         scale = self._scale
-        names = [(f"g{i}", f"c{i % scale.rooms}", scale.say_every_s) for i in range(scale.guests)]
-        names += [(f"v{i}", f"c{i % scale.rooms}", 0.3) for i in range(scale.victims)]
+        names = [(f"g{i}", f"c{i % scale.rooms}", False) for i in range(scale.guests)]
+        names += [(f"v{i}", f"c{i % scale.rooms}", True) for i in range(scale.victims)]
         self._guests = [
-            Guest(user, room, self._system.node_urls, self.history, self.clock, every_s=every_s, seed=self._seed)
-            for user, room, every_s in names
-        ]
+            Guest(
+                user, room, self._system.node_urls, self.history, self.clock, seed=self._seed, victim=victim,
+                every_s=VICTIM_SAYS_S if victim else scale.say_every_s,
+            )
+            for user, room, victim in names
+        ]  # fmt: skip
         return self._guests
 
     def _load(self) -> list[Any]:
@@ -197,7 +201,9 @@ class Run:
         with contextlib.suppress(AssertionError):
             await until(self._nothing_left, QUIET_S)
         with contextlib.suppress(AssertionError):
-            await until(lambda: all(guest.settled for guest in self._guests), LEVEL_S)
+            await until(
+                lambda: all(guest.settled for guest in self._guests if guest.inside or not guest.victim), LEVEL_S
+            )
         for guest in self._guests:
             guest.give_up()
         with contextlib.suppress(AssertionError):
@@ -213,7 +219,11 @@ class Run:
         for room in {guest.room for guest in self._guests}:
             position = await self._bridge.channels.position(self._channel(room))
             ends[room] = position.offset if position else 0
-        return all(guest.place is not None and guest.place.offset == ends[guest.room] for guest in self._guests)
+        return all(guest.place is not None and guest.place.offset == ends[guest.room] for guest in self._at_home())
+
+    def _at_home(self) -> list[Guest]:
+        """Guests who have to be in their room in the end: victims may have been banned."""
+        return [guest for guest in self._guests if guest.inside or not guest.victim]
 
     async def _connections(self, wanted: int) -> int:
         count = await places.connections(self._place)
@@ -231,7 +241,7 @@ class Run:
     async def _gather(self) -> None:
         """What Redis holds in the end."""
         history, bridge = self.history, self._bridge
-        for guest in self._guests:
+        for guest in self._at_home():
             if guest.place is not None:
                 history.present[guest.user, guest.room] = (guest.place.epoch, guest.place.offset)
         for room in range(self._scale.rooms):
