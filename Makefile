@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: help venv demo test check faults mutants bench asyncapi lock clean
+.PHONY: help venv demo test check faults nemesis mutants bench asyncapi lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ check: $(STAMP) ## style, types and import boundaries
 
 faults: $(STAMP) ## the fault suites with the full figures (ARGS="--seed N …" to repeat a run)
 	$(BIN)/python -m pytest -m faults --full --timeout 1800 $(ARGS)
+
+nemesis: $(STAMP) ## everything under load and faults, on six kinds of servers (ARGS="--seed N --only cluster/redis-7.0 --minutes 1")
+	$(BIN)/python -m tests.nemesis $(ARGS)
 
 mutants: $(STAMP) ## take out one safeguard at a time and expect the suite to fail
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -18,7 +18,7 @@ REOPENED_S = 10.0  # a fail-over may take a sanction back until publishers have 
 EXPIRING = re.compile(r":(outcome|idem|lease|asleep|receipts):?|:nonce:|:said:|:kicked:|:kicked_at$|:spare$")
 PERMANENT = re.compile(
     r"^chat:\{(meta|nodes)\}|^chat:\{\d+\}:(commands|settled|epoch|incarnation|starts|dead|requeued|scheduled\b.*"
-    r"|channel:.*|rooms|sanctions|room:[^:]+:(settings|deleted|present|present:version|muted:.*|banned:.*|ledger|last)"
+    r"|channel:.*|history|newer|publishers|rooms|sanctions|room:[^:]+:(settings|deleted|present|present:version|muted:.*|banned:.*|ledger|last)"
     r"|user:[^:]+:(sanctions|sessions|session:rooms))$"
 )
 

@@ -142,7 +142,7 @@ class History:
     engine: str
     seed: int
     seconds: float = 0.0  # from the first fault's wave to the end of the last
-    journaled: bool = False  # publishers put back what a fail-over loses
+    journaled: bool = True  # publishers put back what a fail-over loses
     issued: list[Issued] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)

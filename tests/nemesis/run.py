@@ -12,7 +12,6 @@ from typing import Any
 
 from bridge.channels import Channel
 from bridge.client import Bridge
-from bridge.config import BridgeSettings
 from bridge.errors import BridgeError
 from bridge.registry import default
 from bridge.rest import RestApi
@@ -67,7 +66,7 @@ class Run:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.clock = Clock()
-        self.history = History(kind, engine, seed, journaled="journal" in BridgeSettings.model_fields)
+        self.history = History(kind, engine, seed)
         self._seconds, self._scale, self._abilities, self._say = seconds, scale or Scale(), abilities, say
         self._seed = f"{seed} {kind} {engine}"
         self._guests: list[Guest] = []
@@ -95,8 +94,7 @@ class Run:
     def _connect(self) -> Any:
         own = {name.removeprefix("BRIDGE_").lower(): value for name, value in SETTINGS.items()}
         own.pop("plugins")
-        if self.history.journaled:
-            own["journal"] = os.fspath(self._system.directory / "journal-of-the-library")
+        own["journal"] = os.fspath(self._system.directory / "journal-of-the-library")
         return Bridge.connect(self._place.url, registry=default, **own)
 
     async def _live_through(self, faults: list[Fault]) -> None:

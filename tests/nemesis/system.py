@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-from bridge.config import BridgeSettings
 from bridge.guard import guarded, needs_pipe
 from tests.chatserver.client import SECRET
 from tests.faults.pace import elapsed
@@ -167,8 +166,8 @@ class System:
             settings["BACKOFFICE_PORT"] = str(self._ports[name])
             settings["BACKOFFICE_API_TOKENS"] = ",".join(f"{r}:{r}:{token}" for r, token in TOKENS.items())
             settings["BACKOFFICE_DATABASE_URL"] = f"sqlite+aiosqlite:///{self.directory / 'backoffice.sqlite3'}"
-            if "journal" in BridgeSettings.model_fields:
-                settings["BRIDGE_JOURNAL"] = os.fspath(self.directory / "journal")
+            settings["BACKOFFICE_DATABASE_URL"] = f"sqlite+aiosqlite:///{self.directory / 'backoffice.sqlite3'}"
+            settings["BRIDGE_JOURNAL"] = os.fspath(self.directory / "journal")
             return settings
         return settings | {
             "CHATSERVER_PORT": str(self._ports[name]),

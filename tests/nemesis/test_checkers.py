@@ -235,6 +235,7 @@ def test_what_a_lossy_fail_over_may_do_is_counted_apart(
     breach: Callable[[History], None], check: Callable[[History], Any]
 ) -> None:
     history = good()
+    history.journaled = False
     breach(history)
     history.struck.append(Struck(2, "primary killed", "", 6.0, 12.0, loses=True))
     verdict = check(history)
@@ -245,7 +246,6 @@ def test_with_a_journal_no_accepted_command_may_be_lost() -> None:
     history = good()
     lose_a_command(history)
     history.struck.append(Struck(2, "primary killed", "", 6.0, 12.0, loses=True))
-    history.journaled = True
     assert not checkers.lost(history).valid
 
 
