@@ -81,8 +81,8 @@ class System:
 
     async def join(self, name: str) -> Service:
         """Start a process, and wait until it serves."""
-        self._away.discard(name)
         service = await self._spawn(name)
+        self._away.discard(name)
         await service.serves()
         return service
 
@@ -147,6 +147,8 @@ class System:
             for name, service in list(self.services.items()):
                 if _code(service) is not None and name not in self._away:
                     await elapsed(BACK_S)
+                    if self.services[name] is not service or name in self._away:
+                        continue
                     self._starting.add(starting := asyncio.create_task(_serves(await self._spawn(name))))
                     starting.add_done_callback(self._starting.discard)
             await elapsed(TICK_S)
