@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import pickle
 import random
 import sys
 import traceback
@@ -87,6 +88,7 @@ def _one(name: str, seed: int, minutes: float) -> bool:
         return False
     summary = Summary.of(history, version(engine))
     summary.write(KEPT)
+    _path(name).with_suffix(".history").write_bytes(pickle.dumps(history))  # to look closer at what was wrong
     _tell(summary)
     return True
 

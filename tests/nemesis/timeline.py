@@ -33,7 +33,8 @@ class Picture:
 
     def __init__(self, summary: Summary) -> None:
         self._summary = summary
-        self._seconds = max([1.0, *(bar.ended for bar in summary.bars), *map(len, summary.rates.values())])
+        self._from = max(0.0, min((bar.began for bar in summary.bars), default=0.0) - 1)
+        self._seconds = max([self._from + 1.0, *(bar.ended for bar in summary.bars), *map(len, summary.rates.values())])
         self._y = float(HEAD)
         self._parts: list[str] = []
 
@@ -60,11 +61,11 @@ class Picture:
         ])  # fmt: skip
 
     def _x(self, seconds: float) -> float:
-        return LEFT + seconds / self._seconds * (WIDTH - LEFT - RIGHT)
+        return LEFT + (seconds - self._from) / (self._seconds - self._from) * (WIDTH - LEFT - RIGHT)
 
     def _grid(self, height: float) -> Iterable[str]:
         step = next(step for step in (5, 10, 15, 30, 60, 120) if self._seconds / step <= 16 or step == 120)
-        for second in range(0, int(self._seconds) + 1, step):
+        for second in range(-int(-self._from // step) * step, int(self._seconds) + 1, step):
             x = self._x(second)
             yield f'<line class="grid" x1="{x:.1f}" y1="{HEAD - 6}" x2="{x:.1f}" y2="{height - 16:.0f}"/>'
             yield f'<text x="{x:.1f}" y="{height - 5:.0f}" text-anchor="middle">{second} s</text>'
@@ -72,11 +73,10 @@ class Picture:
     def _lane(self, lane: str, bars: Sequence[Bar]) -> None:
         rows: list[float] = []  # where each row is free again
         placed = []
-        for bar in sorted(bars, key=lambda bar: bar.began):
-            x = self._x(bar.began)
-            text = len(bar.label) * CHAR
-            row = next((i for i, free in enumerate(rows) if free <= x), len(rows))
-            rows[row : row + 1] = [max(self._x(bar.ended), x) + text + 14]
+        for bar in sorted(bars, key=lambda bar: self._extent(bar)[0]):
+            first, last = self._extent(bar)
+            row = next((i for i, free in enumerate(rows) if free <= first), len(rows))
+            rows[row : row + 1] = [last + 10]
             placed.append((row, bar))
         height = max(1, len(rows)) * ROW
         self._bed(lane, height)
@@ -85,12 +85,22 @@ class Picture:
         self._y += height + GAP
 
     def _fault(self, lane: str, bar: Bar, y: float) -> None:
-        x, width = self._x(bar.began), max(3.0, self._x(bar.ended) - self._x(bar.began))
+        x, width = self._x(bar.began), self._width(bar)
         self._parts.append(f'<rect class="{lane}" x="{x:.1f}" y="{y + 3:.1f}" width="{width:.1f}" height="10" rx="2"/>')
-        beside = x + width + 4
-        fits = beside + len(bar.label) * CHAR < WIDTH
-        place = f'x="{beside:.1f}"' if fits else f'x="{x - 4:.1f}" text-anchor="end"'
+        place = f'x="{x + width + 4:.1f}"' if self._fits(bar) else f'x="{x - 4:.1f}" text-anchor="end"'
         self._parts.append(f'<text {place} y="{y + 12:.1f}">{escape(bar.label)}</text>')
+
+    def _width(self, bar: Bar) -> float:
+        return max(3.0, self._x(bar.ended) - self._x(bar.began))
+
+    def _fits(self, bar: Bar) -> bool:
+        """Whether its label has space to the right of it."""
+        return self._x(bar.began) + self._width(bar) + 4 + len(bar.label) * CHAR < WIDTH
+
+    def _extent(self, bar: Bar) -> tuple[float, float]:
+        """From where to where a fault and its label reach."""
+        x, width, text = self._x(bar.began), self._width(bar), len(bar.label) * CHAR + 4
+        return (x, x + width + text) if self._fits(bar) else (x - text, x + width)
 
     def _life(self, process: str, bars: Sequence[Bar]) -> None:
         self._parts.append(f'<text class="lane" x="{LEFT - 8}" y="{self._y + 9:.1f}">{escape(process)}</text>')
@@ -110,6 +120,7 @@ class Picture:
             points = " ".join(
                 f"{self._x(second + 0.5):.1f},{self._y + PLOT - value / most * (PLOT - 4):.1f}"
                 for second, value in enumerate(each)
+                if second >= self._from
             )
             self._parts.append(f'<polyline class="{name}" points="{points}"/>')
             y = self._y + 40 + 14 * place
