@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -41,18 +41,16 @@ def lost(history: History) -> Verdict:
     """Every accepted command has ended, and a numbered one has its line."""
     lines = {line.id for line in history.lines}
     accepted = [issued for issued in history.issued if issued.accepted is not None]
-    missing = [i for i in accepted if (i.id not in lines if i.n is not None else i.ended is None)]
-    return _judge(history, "lost", len(accepted), missing, excuse=not history.journaled)
-
-
-def _judge(history: History, name: str, count: int, found: Iterable[Issued], *, excuse: bool) -> Verdict:
     wrong, excused = [], 0
-    for issued in found:
-        if excuse and issued.accepted is not None and history.may_be_lost(issued.accepted):
+    for issued in accepted:
+        if (issued.id in lines) if issued.n is not None else issued.ended is not None:
+            continue
+        at = issued.accepted or 0.0
+        if (issued.raw or not history.journaled) and history.may_be_lost(at):
             excused += 1
         else:
-            wrong.append(f"{issued.type} {issued.subject} {issued.id}, accepted at {issued.accepted or 0:.2f} s")
-    return Verdict(name, count, wrong, excused)
+            wrong.append(f"{issued.type} {issued.subject} {issued.id}, accepted at {at:.2f} s")
+    return Verdict("lost", len(accepted), wrong, excused)
 
 
 def unexpected(history: History) -> Verdict:

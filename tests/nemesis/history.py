@@ -19,6 +19,7 @@ class Issued:
     accepted: float | None = None
     expected: str = "done"  # the state it must end in; of a poison "dead" and the cause: "dead killed_its_node"
     ended: str | None = None  # what it ended as; None: nobody knows of it
+    raw: bool = False  # added to the stream past the library: no journal has it
 
 
 @dataclass(frozen=True, slots=True)

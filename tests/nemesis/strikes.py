@@ -108,8 +108,10 @@ class Strikes:
     async def _visit(self, fault: Fault, struck: Struck) -> None:
         struck.target = GUEST_NODE
         await self._system.join(GUEST_NODE)
-        await elapsed(fault.seconds)
-        await self._system.leave(GUEST_NODE)
+        try:
+            await elapsed(fault.seconds)
+        finally:
+            await self._system.leave(GUEST_NODE)
 
     async def _kill_api(self, fault: Fault, struck: Struck) -> None:
         struck.target = "back office"

@@ -80,11 +80,18 @@ class System:
         ]
 
     async def join(self, name: str) -> Service:
-        """Start a process, and wait until it serves."""
-        service = await self._spawn(name)
-        self._away.discard(name)
-        await service.serves()
-        return service
+        """Start a process, again and again while its server is away, and wait until it serves."""
+        while True:
+            service = await self._spawn(name)
+            self._away.discard(name)
+            try:
+                await service.serves()
+            except AssertionError:
+                if _code(service) is None:
+                    raise
+                self._away.add(name)
+            else:
+                return service
 
     async def leave(self, name: str) -> int:
         """SIGTERM, and wait for the end; its exit code."""

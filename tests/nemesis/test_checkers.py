@@ -249,6 +249,13 @@ def test_with_a_journal_no_accepted_command_may_be_lost() -> None:
     assert not checkers.lost(history).valid
 
 
+def test_what_was_added_past_the_library_has_no_journal() -> None:
+    history = good()
+    history.issued.append(Issued("garbage", "shard 1", 6.5, None, "1-1", 6.5, expected="dead undecodable", raw=True))
+    history.struck.append(Struck(2, "primary killed", "", 6.0, 12.0, loses=True))
+    assert (checkers.lost(history).valid, checkers.lost(history).excused) == (True, 1)
+
+
 def test_recovery_counts_from_the_last_heal_of_a_wave() -> None:
     history = good()
     history.struck.append(Struck(1, "scripts forgotten", "", 9.7, 10.5))

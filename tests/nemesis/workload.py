@@ -104,7 +104,7 @@ class Workload:
             public = f"{shard}-{id.decode()}"
             self._history.issued.append(
                 Issued("garbage", f"shard {shard}", self._clock.now(), id=public, accepted=self._clock.now(),
-                       expected="dead undecodable")
+                       expected="dead undecodable", raw=True)
             )  # fmt: skip
 
     async def issue(
