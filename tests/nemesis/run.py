@@ -32,6 +32,7 @@ WARM_UP_S = 2.0
 QUIET_S = 30.0  # in which everything accepted ends, and every client is level with its room
 LEVEL_S = 25.0  # clients wait up to 20 s before they try to connect again
 VICTIM_SAYS_S = 0.3  # so that there is always something to refuse
+RECENT = 4000  # commands
 CALM_S = 15.0  # for which a wave waits, at most, until the one before has been recovered from
 
 
@@ -165,21 +166,23 @@ class Run:
             self._say(self._progress(number, of_wave, took))
 
     async def _recovered(self, wave: int) -> float | None:
-        """Until a command sent after the heal has been accepted of every subject, and all before have ended."""
+        """Seconds from the heal until of every subject a command was accepted that was sent after it."""
         healed = max(struck.healed for struck in self.history.struck if struck.wave == wave)
 
-        def flowing() -> bool:
-            last: dict[str, float] = {}
-            for issued in reversed(self.history.issued[-2000:]):
+        def flowing() -> float | None:
+            first: dict[str, float] = {}
+            for issued in self.history.issued[-RECENT:]:
                 if issued.n is not None and issued.accepted is not None and issued.sent >= healed:
-                    last.setdefault(issued.subject, issued.accepted)
-            return len(last) >= self._scale.subjects + self._scale.own_subjects
+                    first.setdefault(issued.subject, issued.accepted)
+            if len(first) < self._scale.subjects + self._scale.own_subjects:
+                return None
+            return max(first.values()) - healed
 
         try:
-            await until(flowing, CALM_S)
+            took: float = await until(flowing, CALM_S)
         except AssertionError:
             return None
-        return self.clock.now() - healed
+        return took
 
     def _progress(self, number: int, faults: list[Fault], took: float | None) -> str:
         said = sum(each.code == "ok" for each in self.history.said)
