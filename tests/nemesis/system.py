@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+import orjson
+
 from bridge.guard import guarded, needs_pipe
 from tests.chatserver.client import SECRET
 from tests.faults.pace import elapsed
@@ -24,6 +26,7 @@ GUEST_NODE = "node-d"  # joins and leaves
 BEHIND_PROXY = frozenset({"node-b", "backoffice"})
 BACK_S = 0.3  # after which a supervisor starts a process again
 SAMPLE_S, TICK_S = 1.0, 0.05
+TRACED = 9  # last lines of a traceback
 SETTINGS = {
     "BRIDGE_SHARDS": "16",
     "BRIDGE_MAX_ATTEMPTS": "3",
@@ -141,13 +144,9 @@ class System:
             await proxy.close()
 
     def complaints(self) -> list[str]:
-        """Lines of logs that no healthy process writes. Findings about servers are none: servers are broken here."""
-        return [
-            f"{service.name}: {line[:300]}"
-            for service in self._all
-            for line in service.complaints()
-            if '"severity"' not in line
-        ]
+        """Lines of logs that no healthy process writes, whatever is broken around it."""
+        found = ((service.name, _complaint(line)) for service in self._all for line in service.complaints())
+        return [f"{name}: {complaint}" for name, complaint in found if complaint]
 
     async def _supervise(self) -> None:
         while True:
@@ -214,3 +213,15 @@ def _code(service: Service) -> int | None:
 async def _serves(service: Service) -> None:
     with contextlib.suppress(AssertionError):  # it ends when the server is away, and is started again
         await service.serves()
+
+
+def _complaint(line: str) -> str:
+    """What is wrong, with the end of its traceback. Findings and alarms are none: things *are* broken here."""
+    try:
+        told = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return line[:300]
+    if "severity" in told or told.get("event") == "alarm":
+        return ""
+    traceback = [part for part in told.pop("exception", "").splitlines() if part.strip()]
+    return f"{orjson.dumps(told).decode()[:300]} {' / '.join(part.strip() for part in traceback[-TRACED:])}".strip()
