@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from bridge.client import Bridge
 from bridge.findings import CODES
 from bridge.self_check import count
-from bridge.telemetry import Disconnected
+from bridge.telemetry import Disconnected, NotReplayed, Replayed, Superseded
 
 
 class Metrics:
@@ -28,6 +28,9 @@ class Metrics:
         self._lost = Counter("backoffice_redis_disconnects", "Lost connections to Redis", registry=self.registry)
         self._findings = Gauge("bridge_self_check_findings", "What the self-check finds wrong", ("severity", "code"),
                                registry=self.registry)  # fmt: skip
+        replayed = Counter("backoffice_replayed", "Rows of the journal that a server had lost", ("result",),
+                           registry=self.registry)  # fmt: skip
+        self._replayed = {result: replayed.labels(result) for result in ("put_back", "superseded", "failed")}
         # Looking labels up costs more than counting: one request in many has a new combination.
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -43,8 +46,15 @@ class Metrics:
 
     def listen(self, event: Any) -> None:
         """A listener of the bridge's telemetry."""
-        if isinstance(event, Disconnected):
-            self._lost.inc()
+        match event:
+            case Disconnected():
+                self._lost.inc()
+            case Replayed(put_back=put_back):
+                self._replayed["put_back"].inc(put_back)
+            case Superseded():
+                self._replayed["superseded"].inc()
+            case NotReplayed():
+                self._replayed["failed"].inc()
 
     def watch(self, bridge: Bridge) -> None:
         """Ask this bridge whenever somebody asks us."""

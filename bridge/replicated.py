@@ -50,6 +50,9 @@ class Replicated:
         for task in self._sending.values():
             task.cancel()
         await asyncio.gather(*self._sending.values(), return_exceptions=True)
+        for write in [write for batch in self._waiting.values() for write in batch]:
+            if not write.answered.done():
+                write.answered.set_exception(NotTaken("closed; nothing was sent"))
         if self._redis is not None:
             await self._redis.close()
 
