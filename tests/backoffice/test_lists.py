@@ -11,7 +11,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from pydantic import BaseModel
 
-from backoffice.api.nodes import NodeView, _view
+from backoffice.api import nodes
 from bridge.channels import Channel
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
@@ -82,8 +82,8 @@ async def test_a_drained_node_hands_over_until_it_is_let_back(
 
 
 def test_what_a_dead_node_had_went_with_it() -> None:
-    def view(state: str) -> NodeView:
-        return _view(NodeInfo("node-a", "boot", "1", "ws://x", state, 9.0, [], 3, 2, [], 0, {}))
+    def view(state: str) -> nodes.NodeView:
+        return nodes.view(NodeInfo("node-a", "boot", "1", "ws://x", state, 9.0, [], 3, 2, [], 0, {}))
 
     assert (view("dead").sessions, view("dead").rooms) == (0, 0)
     assert (view("draining").sessions, view("draining").rooms) == (3, 2)
