@@ -13,16 +13,15 @@ from bench.measure import Figures, Row, Session, child
 from bench.workload import redis_server
 from bridge.client import Bridge
 
-CLIENTS = 10_000
-ROOMS = 100
+CASES = ((10_000, 100), (2000, 1))  # clients, rooms
 BAR_EACH_KIB, BAR_ALL_MIB = 20, 300
 _WARM_UP = 200  # clients before the first look: modules, pools and arenas are there then
 _SETTLE_S = 3.0
 
 
 async def bench(session: Session) -> AsyncIterator[Row]:
-    clients = session.some(CLIENTS, 1000)
-    for rooms, what in ((ROOMS, f"in {ROOMS} rooms"), (1, "in one room")):
+    for most, rooms in CASES:
+        clients, what = session.some(most, 1000), "in one room" if rooms == 1 else f"in {rooms} rooms"
         totals: list[float] = []
         each, _ = await session.rounds(f"memory: {clients:,} clients {what}", partial(_fill, clients, rooms, totals))
         case = f"{clients:,} idle clients {what}"

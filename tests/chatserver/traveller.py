@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -23,6 +24,8 @@ class Traveller:
         self.codes: list[int | None] = []  # with which the server closed
         self.told: list[dict[str, Any]] = []  # to go elsewhere
         self.position: dict[str, Any] | None = None
+        self.silence_s = 0.0  # the longest time between two
+        self._noted_at = 0.0
 
     async def run(self) -> None:
         while True:
@@ -60,6 +63,10 @@ class Traveller:
             self.told.append(push)
         elif "offset" in push and push.get("room") == self.room:
             self.stays[-1].append(push["offset"])
+            now = asyncio.get_running_loop().time()
+            if self._noted_at:
+                self.silence_s = max(self.silence_s, now - self._noted_at)
+            self._noted_at = now
             if self.position is not None:
                 self.position["offset"] = max(push["offset"], self.position["offset"])
 
