@@ -141,6 +141,21 @@ MUTANTS = (
         (JOURNAL, "-k", "counts_only"),
     ),
     Mutant(
+        "new epoch of channels on another server", "bridge/scripts/publish.lua",
+        "or string.sub(epoch, -8) ~= incarnation then", "then", ("tests/topology/test_partitions.py",),
+    ),
+    Mutant(
+        "publishing while the nodes' primary is away", "bridge/publisher.py",
+        "self._good_at < _TYPES_TRUSTED_S", "self._good_at < 0",
+        ("tests/topology/test_partial_outages.py", "-k", "nodes"),
+    ),
+    Mutant(
+        "heartbeats while a primary is away", "bridge/node.py",
+        "done, _ = await asyncio.wait((self._assigning,), timeout=self._beat_s)",
+        "done, _ = await asyncio.wait((self._assigning,))",
+        ("tests/topology/test_partial_outages.py", "-k", "some"),
+    ),
+    Mutant(
         "renewal of leases", "bridge/assignment.py",
         "workers = list(self._workers.values())", "workers = list[Worker]()",
         ("tests/faults/test_handlers.py", "-k", "longer"),

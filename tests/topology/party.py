@@ -162,9 +162,11 @@ class Broadcasts:
         for room, received in self.received.items():
             places = [(each.epoch, each.offset) for each in received]
             log = await self._publisher.channels.log(Channel.of_subject(room, self._publisher.shards))
-            kept = [(each.epoch, each.offset) for each in log if each.offset >= received[0].offset]
+            # With what it says: a place that was lost may come back with something else.
+            had = {(each.epoch, each.offset, each.data["n"]) for each in received}
+            kept = [(each.epoch, each.offset, each.data["n"]) for each in log if each.offset >= received[0].offset]
             books.received += len(received)
-            books.missed += [f"{room} {place}" for place in kept if place not in set(places)]
+            books.missed += [f"{room} {place}" for place in kept if place not in had]
             books.twice += [f"{room} {place}" for place, count in Counter(places).items() if count > 1]
             books.out_of_order += [
                 f"{room} {before} {after}"
