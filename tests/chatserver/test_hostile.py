@@ -147,6 +147,7 @@ async def test_what_the_kernel_keeps_for_a_client_is_bounded(chat: Chat, node: R
         pushed += len(unit)
         assert pushed < 4 << 20
     assert pushed < 1 << 20
+    deaf.socket.transport.abort()
 
 
 async def test_who_does_not_read_is_closed_though_little_is_said(
@@ -164,6 +165,7 @@ async def test_who_does_not_read_is_closed_though_little_is_said(
 
     await until(closed)
     assert (await other.ask("ping"))["type"] == "pong"
+    deaf.socket.transport.abort()
 
 
 async def test_who_reads_again_in_time_stays(chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,3 +206,5 @@ async def test_the_node_holds_little_for_hostile_clients_and_all_are_cut(
     assert {socket.closed_with for socket in sockets} == {4001}
     assert most <= count * (OUTBOX_BYTES + 16 * 1024)
     await until(lambda: len(node.node.hub.clients) == 1)
+    for client in deaf:
+        client.socket.transport.abort()
