@@ -88,7 +88,7 @@ class Posts:
         return max(later - earlier for earlier, later in pairwise(times))
 
 
-@pytest.mark.parametrize("how", ["killed", "planned"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("planned", marks=pytest.mark.slow)])
 async def test_services_work_again_without_a_restart(
     topology: Topology, chat: Installation, how: str, figures: Figures
 ) -> None:
