@@ -162,9 +162,11 @@ class Inspector:
     async def _backlogs(self) -> Backlogs:
         """Per shard its length and how much of it is pending."""
         streams = [self._keys.commands(shard) for shard in range(self._shards)]
-        lengths = asyncio.gather(*(self._redis.call("XLEN", stream) for stream in streams))
-        pending = asyncio.gather(*(self._pending_count(stream) for stream in streams))
-        return dict(enumerate(zip(await lengths, await pending, strict=True)))
+        lengths, pending = await asyncio.gather(
+            asyncio.gather(*(self._redis.call("XLEN", stream) for stream in streams)),
+            asyncio.gather(*(self._pending_count(stream) for stream in streams)),
+        )
+        return dict(enumerate(zip(lengths, pending, strict=True)))
 
     async def _pending_count(self, stream: str) -> int:
         try:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 
+from bridge.client import Bridge
 from bridge.envelope import Command
 from bridge.errors import Retry, Unreachable
 from bridge.telemetry import Acquired, Buried, Disconnected, LostLease, Retried, Settled, StepFailed
 from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many
 from tests.recorder import Recorder
+from tests.servers import Server
 from tests.waiting import until
 
 
@@ -144,3 +147,15 @@ async def test_a_retry_that_was_due_before_everything_was_lost_starts_nothing(
     await events.wait_for_many(4, Settled)
     assert gate.most == 1
     assert await own_fleet.log() == [1, 2, 3, 4]
+
+
+async def test_lists_that_cannot_be_read_leave_no_error_that_nobody_heard(own_server: Server) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+    async with Bridge.connect(own_server.url, shards=4, timeout=0.2) as bridge:
+        own_server.kill()
+        for list_ in (bridge.shard_infos, bridge.nodes):
+            with pytest.raises(Unreachable):
+                await list_()
+            gc.collect()
+    assert told == []
