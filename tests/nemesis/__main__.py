@@ -35,7 +35,7 @@ def main() -> int:
     if not wanted:
         _say(f"--only: none of {', '.join(COMBINATIONS)}")
         return 2
-    seed, minutes = _plan(options)
+    seed, minutes = plan(options)
     _say(f"seed {seed}, {minutes:g} minutes of faults each: {', '.join(wanted)}")
     broken = [name for name in wanted if not _one(name, seed, minutes)]
     summaries = [summary for name in COMBINATIONS if (summary := _kept(name)) is not None]
@@ -56,19 +56,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plan(options: argparse.Namespace) -> tuple[int, float]:
+def plan(options: argparse.Namespace) -> tuple[int, float]:
     """Seed and minutes: as asked for, or of the run that was interrupted. Forgets results of another plan."""
     path = KEPT / "plan.json"
     before = orjson.loads(path.read_bytes()) if path.exists() else {}
     seed = options.seed if options.seed is not None else before.get("seed", random.randrange(1 << 32))
     minutes = options.minutes if options.minutes is not None else before.get("minutes", MINUTES)
-    plan = {"seed": seed, "minutes": minutes}
-    if plan != before:
+    wanted = {"seed": seed, "minutes": minutes}
+    if wanted != before:
         KEPT.mkdir(parents=True, exist_ok=True)
         if not options.only:
             for old in KEPT.glob("*.json"):
                 old.unlink()
-        path.write_bytes(orjson.dumps(plan))
+        path.write_bytes(orjson.dumps(wanted))
     return seed, minutes
 
 
