@@ -37,7 +37,10 @@ def main() -> int:
         return 2
     seed, minutes = plan(options)
     _say(f"seed {seed}, {minutes:g} minutes of faults each: {', '.join(wanted)}")
-    broken = [name for name in wanted if not _one(name, seed, minutes)]
+    before = [] if options.only else [name for name in wanted if is_done(name, seed)]
+    if before:
+        _say(f"done already: {', '.join(before)}")
+    broken = [name for name in wanted if name not in before and not _one(name, seed, minutes)]
     summaries = [summary for name in COMBINATIONS if (summary := _kept(name)) is not None]
     if not options.no_docs:
         report.write(summaries, PAGE)
@@ -63,22 +66,24 @@ def plan(options: argparse.Namespace) -> tuple[int, float]:
     seed = options.seed if options.seed is not None else before.get("seed", random.randrange(1 << 32))
     minutes = options.minutes if options.minutes is not None else before.get("minutes", MINUTES)
     wanted = {"seed": seed, "minutes": minutes}
-    if wanted != before:
+    if wanted != before and not options.only:
         KEPT.mkdir(parents=True, exist_ok=True)
-        if not options.only:
-            for old in KEPT.glob("*.json"):
-                old.unlink()
+        for old in KEPT.glob("*.json"):
+            old.unlink()
         path.write_bytes(orjson.dumps(wanted))
     return seed, minutes
+
+
+def is_done(name: str, seed: int) -> bool:
+    """Whether the run that goes on here has come so far."""
+    summary = _kept(name)
+    since = (KEPT / "plan.json").stat().st_mtime
+    return summary is not None and summary.seed == seed and _path(name).stat().st_mtime >= since
 
 
 def _one(name: str, seed: int, minutes: float) -> bool:
     """Whether it came to its end; the others run all the same."""
     place, _, engine = name.partition("/")
-    before = _kept(name)
-    if before is not None and (KEPT / "plan.json").stat().st_mtime <= _path(name).stat().st_mtime:
-        _say(f"{name}: done already")
-        return True
     _say(f"{name}:")
     run = Run(place, engine, seed, minutes * 60, say=lambda line: _say(f"[{name}] {line}"))
     try:
