@@ -45,7 +45,9 @@ class Summary:
     verdicts: list[dict[str, Any]]
     recovery: dict[str, float]
     bars: list[Bar] = field(default_factory=list)
-    rates: dict[str, list[int]] = field(default_factory=dict)  # per second: accepted, handled, delivered
+    rates: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # per second: accepted and handled of the numbered, delivered
 
     @property
     def name(self) -> str:
@@ -99,7 +101,9 @@ def _lives(history: History) -> Iterable[Bar]:
 
 def _rates(history: History) -> dict[str, list[int]]:
     times = {
-        "accepted": [issued.accepted for issued in history.issued if issued.accepted is not None],
+        "accepted": [
+            issued.accepted for issued in history.issued if issued.accepted is not None and issued.n is not None
+        ],
         "handled": [line.at for line in history.lines],
         "delivered": [entry.at for entry in history.places if isinstance(entry, Heard)],
     }
