@@ -34,6 +34,9 @@ def main() -> None:
     except* BridgeError as group:
         sys.stderr.write("".join(f"chatserver: {error}\n" for error in group.exceptions))
         sys.exit(2 if any(isinstance(error, Misconfigured) for error in group.exceptions) else 1)
+    except* OSError as group:  # a port that is taken, an address that is not ours
+        sys.stderr.write("".join(f"chatserver: cannot serve: {error}\n" for error in group.exceptions))
+        sys.exit(1)
 
 
 async def _serve(settings: ChatSettings, bridge_settings: BridgeSettings, ready_file: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ async def test_impossible_settings_are_refused_by_name_with_the_remedy(
     for word in told:
         assert word in process.errors
     assert SECRET not in process.errors
+
+
+async def test_a_port_that_is_taken_is_told_in_one_line(server: Server, spawn: Spawn) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = spawn(**{**settings(server), "CHATSERVER_PORT": port})
+        assert await process.ended() == 1
+    [line] = [line for line in process.errors.splitlines() if line.startswith("chatserver:")]
+    assert port in line
+    assert "Traceback" not in process.errors
 
 
 async def test_a_killed_node_s_clients_go_on_elsewhere_and_sanctions_hold(server: Server, spawn: Spawn) -> None:
