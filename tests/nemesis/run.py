@@ -21,7 +21,7 @@ from tests.nemesis import places, plugin
 from tests.nemesis.checkers import recoveries
 from tests.nemesis.clients import Guest
 from tests.nemesis.clock import Clock
-from tests.nemesis.history import Entered, History, Kept, Letter, Line
+from tests.nemesis.history import Entered, History, Issued, Kept, Letter, Line
 from tests.nemesis.schedule import Fault, schedule
 from tests.nemesis.strikes import Strikes
 from tests.nemesis.system import SETTINGS, System
@@ -166,23 +166,24 @@ class Run:
             self._say(self._progress(number, of_wave, took))
 
     async def _recovered(self, wave: int) -> float | None:
-        """Seconds from the heal until of every subject a command was accepted that was sent after it."""
+        """Seconds from the heal until every subject had a command accepted that was sent after it; all have ended."""
         healed = max(struck.healed for struck in self.history.struck if struck.wave == wave)
 
-        def flowing() -> float | None:
-            first: dict[str, float] = {}
+        def flowing() -> list[Issued]:
+            first: dict[str, Issued] = {}
             for issued in self.history.issued[-RECENT:]:
                 if issued.n is not None and issued.accepted is not None and issued.sent >= healed:
-                    first.setdefault(issued.subject, issued.accepted)
-            if len(first) < self._scale.subjects + self._scale.own_subjects:
-                return None
-            return max(first.values()) - healed
+                    first.setdefault(issued.subject, issued)
+            everybody = len(first) >= self._scale.subjects + self._scale.own_subjects
+            return list(first.values()) if everybody else []
 
         try:
-            took: float = await until(flowing, CALM_S)
+            first: list[Issued] = await until(flowing, CALM_S)
         except AssertionError:
             return None
-        return took
+        # Otherwise the next wave would begin in the middle of this one's recovery.
+        await asyncio.gather(*(self._workload.ended(issued, CALM_S) for issued in first))
+        return max(issued.accepted or 0.0 for issued in first) - healed
 
     def _progress(self, number: int, faults: list[Fault], took: float | None) -> str:
         said = sum(each.code == "ok" for each in self.history.said)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -19,13 +21,13 @@ from tests.nemesis.clock import Clock
 from tests.nemesis.history import History, Sample
 from tests.nemesis.places import Place
 from tests.proxy import Proxy
-from tests.servers import _free_port
 
 NODES = ("node-a", "node-b", "node-c")
 GUEST_NODE = "node-d"  # joins and leaves
 BEHIND_PROXY = frozenset({"node-b", "backoffice"})
 BACK_S = 0.3  # after which a supervisor starts a process again
 SAMPLE_S, TICK_S = 1.0, 0.05
+STEADY_PORTS = range(20_000, 32_000)
 TRACED = 9  # last lines of a traceback
 SETTINGS = {
     "BRIDGE_SHARDS": "16",
@@ -42,7 +44,8 @@ class System:
         self.place, self.services = place, dict[str, Service]()
         self.proxies: list[Proxy] = []  # in front of the server, where there is one server only
         self._history, self._clock = history, clock
-        self._ports = {name: _free_port() for name in (*NODES, GUEST_NODE, "backoffice")}
+        names = (*NODES, GUEST_NODE, "backoffice")
+        self._ports = dict(zip(names, _steady_ports(len(names)), strict=True))
         self._urls: dict[str, str] = {}
         self._away: set[str] = set()  # not to be started again
         self._all: list[Service] = []
@@ -208,6 +211,17 @@ class System:
 
 def _code(service: Service) -> int | None:
     return service._process.returncode
+
+
+def _steady_ports(count: int) -> list[int]:
+    """Free ones that no outgoing connection takes while their service is down: below those that systems give out."""
+    found: list[int] = []
+    for port in random.sample(STEADY_PORTS, len(STEADY_PORTS)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 async def _serves(service: Service) -> None:
