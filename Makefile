@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: help venv demo test check faults nemesis mutants bench asyncapi lock clean
+.PHONY: help venv demo test check faults nemesis mutants bench asyncapi lock screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ bench: $(STAMP) ## the figures, each beside its baseline
 
 asyncapi: $(STAMP) ## write docs/asyncapi.json anew, from the models of the protocol's frames
 	$(BIN)/python -m chatserver.asyncapi docs/asyncapi.json
+
+screenshots: $(STAMP) ## pictures of every page of the admin UI (ARGS="FOLDER overview …"; else into build/screenshots)
+	$(BIN)/python -m tests.browser.screenshots $(or $(ARGS),build/screenshots)
 
 lock: $(STAMP) ## resolve the dependencies again and write requirements.lock
 	@$(FIND_UV); [ -n "$$uv" ] || { \

@@ -65,6 +65,7 @@ from backoffice.routes import (
 )
 from backoffice.sampler import STEP_S as WATCH_S
 from backoffice.throttle import Allowance, Throttle
+from backoffice.ui import site
 from backoffice.watch import Views, Watch
 from bridge.client import Bridge
 from bridge.clock import every
@@ -117,6 +118,7 @@ def make_app(
             app.router.add_route(route.method, PREFIX + route.path, bind(route, app))
     health.add_to(app)
     home.add_to(app)
+    site.add_to(app)
 
     async def stop(app: web.Application) -> None:
         app[STOPPING].set()

@@ -71,10 +71,11 @@ class Call(Generic[Q, B]):
     query: Q
     body: B
     session: Session | None = None  # None: the caller has a token
+    parts: Mapping[str, str] | None = None  # None: the request's own; a page asks for what it is about
 
     def part(self, name: str) -> str:
         """A variable part of the path."""
-        return self.request.match_info[name]
+        return (self.request.match_info if self.parts is None else self.parts)[name]
 
     @asynccontextmanager
     async def audited(self, *deeds: Deed) -> AsyncIterator[None]:

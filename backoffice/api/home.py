@@ -1,4 +1,4 @@
-"""For people who come by with a browser: where things are, and what a problem's type means."""
+"""For people who follow a problem's type with a browser: what it means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from html import escape
 from aiohttp import hdrs, web
 
 from backoffice.problems import CODES
-from backoffice.routes import PREFIX
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -20,18 +19,6 @@ _PAGE = """<!doctype html>
 {content}
 </body></html>
 """
-_LINKS = (
-    (f"{PREFIX}/openapi.json", "the API, as an OpenAPI 3.1 document (takes a token, as everything under /api/v1)"),
-    ("/healthz", "whether the process lives"),
-    ("/readyz", "whether it can do its work"),
-    ("/metrics", "its figures, for Prometheus"),
-)
-
-
-async def home(_request: web.Request) -> web.Response:
-    items = "\n".join(f'<li><a href="{path}">{path}</a>: {what}</li>' for path, what in _LINKS)
-    curl = f"curl -H 'Authorization: Bearer TOKEN' …{PREFIX}/nodes"
-    return _html("Chat back office", f"<ul>\n{items}\n</ul>\n<p><code>{escape(curl)}</code></p>")
 
 
 async def problem(request: web.Request) -> web.Response:
@@ -50,5 +37,4 @@ def _html(title: str, content: str) -> web.Response:
 
 
 def add_to(app: web.Application) -> None:
-    app.router.add_get("/", home)
     app.router.add_get("/problems/{code}", problem)

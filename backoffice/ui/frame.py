@@ -1,0 +1,155 @@
+"""The frame of every page: who looks, in which language, what they may do; and how a page asks the API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp_jinja2
+import orjson
+from aiohttp import hdrs, web
+from pydantic import ValidationError
+
+from backoffice.access import caller_of, check_same_origin
+from backoffice.intake import NoQuery, Query
+from backoffice.operators import Caller, Role
+from backoffice.people import Session
+from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
+from backoffice.routes import ACCESS, BRIDGE, LABEL, WATCH, Call, Handler, require
+from backoffice.ui.words import Words, words_for
+from bridge.client import Bridge
+from bridge.errors import BridgeError
+from bridge.registry import faults as faults_of
+
+DEADLINE_S = 3.0  # of a page; it may ask the API several times
+THEMES = ("auto", "light", "dark")
+THEME_COOKIE = "theme"
+HEADERS = {
+    hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One request for a page, by somebody who is logged in."""
+
+    request: web.Request
+    session: Session
+    words: Words
+
+    @property
+    def caller(self) -> Caller:
+        return caller_of(self.session.operator)
+
+    @property
+    def bridge(self) -> Bridge:
+        return self.request.app[BRIDGE]
+
+    def part(self, name: str) -> str:
+        return self.request.match_info[name]
+
+    def given(self, name: str) -> str:
+        """A query parameter, empty where it is not there."""
+        return self.request.query.get(name, "").strip()
+
+    async def ask(self, handler: Handler, query: Query | None = None, **parts: str) -> Any:
+        """What the API answers this operator, as JSON has it. Raises Problem."""
+        call = Call(self.request, self.bridge, self.caller, query or NoQuery(), None, self.session, parts or None)
+        response = await handler(call)
+        assert isinstance(response, web.Response)
+        assert isinstance(response.body, bytes)
+        return orjson.loads(response.body)
+
+    def render(self, template: str, *, status: int = 200, **context: Any) -> web.Response:
+        context |= {"page": self, "alarms": self.request.app[WATCH].alarms.now}
+        return render(self.request, self.words, template, status=status, **context)
+
+    def address(self, **changes: str | int | None) -> str:
+        """This page with other parameters; None takes one away."""
+        given = {name: value for name, value in self.request.query.items() if name not in changes}
+        given |= {name: str(value) for name, value in changes.items() if value not in (None, "")}
+        return f"?{urlencode(given)}"
+
+
+PageHandler = Callable[[Page], Awaitable[web.StreamResponse]]
+BareHandler = Callable[[web.Request, Words], Awaitable[web.StreamResponse]]
+
+
+def render(request: web.Request, words: Words, template: str, *, status: int = 200, **context: Any) -> web.Response:
+    theme = request.cookies.get(THEME_COOKIE, "auto")
+    context |= {"_": words, "theme": theme if theme in THEMES else "auto", "path": request.path, "here": _here(request)}
+    text = aiohttp_jinja2.render_string(template, request, context)
+    return web.Response(text=text, status=status, headers=HEADERS)
+
+
+def add_page(app: web.Application, path: str, handler: PageHandler, role: Role = Role.VIEWER) -> None:
+    """A page for who is logged in; who is not logs in first."""
+
+    async def answer(request: web.Request, words: Words) -> web.StreamResponse:
+        session = await app[ACCESS].session(request)
+        if session is None:
+            raise web.HTTPSeeOther(f"/login?{urlencode({'next': _here(request)})}")
+        if session.operator.must_change and path != "/password":
+            raise web.HTTPSeeOther("/password")
+        page = Page(request, session, words)
+        try:
+            require(page.caller, role)
+            async with asyncio.timeout(DEADLINE_S):
+                return await handler(page)
+        except Problem as problem:
+            return page.render("problem.html", status=problem.status, problem=problem)
+        except (BridgeError, TimeoutError) as error:
+            met = from_error(error) if isinstance(error, BridgeError) else unreachable()
+            return page.render("problem.html", status=met.status, problem=met)
+
+    add_bare(app, "GET", path, answer)
+
+
+def add_bare(app: web.Application, method: str, path: str, handler: BareHandler) -> None:
+    """A page for everybody."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        request[LABEL] = f"{method} {path}"
+        words = words_for(request)
+        try:
+            if method == "POST":
+                check_same_origin(request, https=app[ACCESS].proxies.is_https(request))
+            return await handler(request, words)
+        except web.HTTPSeeOther as elsewhere:
+            return web.Response(status=303, headers={hdrs.LOCATION: str(elsewhere.location)})
+        except (Problem, BridgeError) as error:
+            problem = error if isinstance(error, Problem) else from_error(error)
+            response = render(request, words, "bare_problem.html", status=problem.status, problem=problem)
+            response.headers.update(problem.headers)
+            return response
+
+    if method == "GET":
+        app.router.add_get(path, handle)
+    else:
+        app.router.add_route(method, path, handle)
+
+
+def query_of(model: type[Query], given: dict[str, Any]) -> Any:
+    """Parameters as the API's model; those without a value are left out. Raises Problem."""
+    try:
+        return model.model_validate({name: value for name, value in given.items() if value not in ("", None)})
+    except ValidationError as error:
+        raise invalid(Fault(f"?{path[1:]}", code, message) for path, code, message in faults_of(error)) from None
+
+
+def local(address: str | None) -> str:
+    """An address on these pages; the first page for anything else."""
+    fine = address and address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
+    return quote(address, safe="/?&=:;,@+%#~!$'()*-._") if fine and address else "/"
+
+
+def _here(request: web.Request) -> str:
+    return request.path_qs if request.method == "GET" else request.path

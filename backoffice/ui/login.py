@@ -1,0 +1,122 @@
+"""Log in, choose a password, log out, and what a browser remembers of looks and language."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from aiohttp import hdrs, web
+from multidict import MultiDictProxy
+
+from backoffice.access import caller_of
+from backoffice.api import session as api
+from backoffice.intake import Body, NoQuery, check, check_encoding
+from backoffice.operators import Caller
+from backoffice.people import Session
+from backoffice.problems import Fault, Problem, invalid
+from backoffice.routes import ACCESS, BRIDGE, NOBODY, Call
+from backoffice.ui.frame import THEME_COOKIE, THEMES, Page, add_bare, add_page, local, render
+from backoffice.ui.words import COOKIE as LANGUAGE_COOKIE
+from backoffice.ui.words import LANGUAGES, Words
+
+FORM_BYTES = 16_384
+KEEP_S = 400 * 86_400
+
+
+async def show(request: web.Request, words: Words) -> web.StreamResponse:
+    if await request.app[ACCESS].session(request) is not None:
+        raise web.HTTPSeeOther(local(request.query.get("next")))
+    return render(request, words, "login.html", next=local(request.query.get("next")), name="", problem=None)
+
+
+async def log_in(request: web.Request, words: Words) -> web.StreamResponse:
+    form = await _form(request)
+    name, next_ = _text(form, "name"), local(_text(form, "next"))
+    try:
+        body = _checked(api.LogIn, {"name": name, "password": _text(form, "password")})
+        answer = await api.log_in(Call(request, request.app[BRIDGE], NOBODY, NoQuery(), body))
+    except Problem as problem:
+        return render(request, words, "login.html", status=problem.status, next=next_, name=name, problem=problem)
+    return _on(next_, answer)
+
+
+async def password(page: Page) -> web.StreamResponse:
+    return page.render("password.html", problem=None)
+
+
+async def choose_password(request: web.Request, words: Words) -> web.StreamResponse:
+    form = await _form(request)
+    session, caller = await _session(request)
+    page = Page(request, session, words)
+    try:
+        if _text(form, "new") != _text(form, "again"):
+            raise invalid([Fault("/again", "different", words("the two are not the same"))])
+        body = _checked(api.NewPassword, {"old": _text(form, "old"), "new": _text(form, "new")})
+        answer = await api.choose_password(Call(request, request.app[BRIDGE], caller, NoQuery(), body, session))
+    except Problem as problem:
+        return page.render("password.html", status=problem.status, problem=problem)
+    return _on("/login?changed=1", answer)
+
+
+async def log_out(request: web.Request, _words: Words) -> web.StreamResponse:
+    form = await _form(request)
+    session, caller = await _session(request)
+    which = api.Everywhere(everywhere=bool(_text(form, "everywhere")))
+    answer = await api.log_out(Call(request, request.app[BRIDGE], caller, which, None, session))
+    return _on("/login?out=1", answer)
+
+
+async def prefer(request: web.Request, _words: Words) -> web.StreamResponse:
+    """Looks and language, which are this browser's alone."""
+    form = await _form(request)
+    response = web.Response(status=303, headers={hdrs.LOCATION: local(_text(form, "next"))})
+    for name, known in ((THEME_COOKIE, THEMES), (LANGUAGE_COOKIE, LANGUAGES)):
+        if (value := _text(form, name)) in known:
+            response.set_cookie(name, value, max_age=KEEP_S, path="/", samesite="Lax", httponly=True,
+                                secure=request.app[ACCESS].proxies.is_https(request))  # fmt: skip
+    return response
+
+
+async def _session(request: web.Request) -> tuple[Session, Caller]:
+    session = await request.app[ACCESS].session(request)
+    if session is None:
+        raise web.HTTPSeeOther(f"/login?{urlencode({'next': '/'})}")
+    return session, caller_of(session.operator)
+
+
+async def _form(request: web.Request) -> MultiDictProxy[Any]:
+    check_encoding(request)
+    if (request.content_length or 0) > FORM_BYTES or request.content_length is None:
+        raise Problem("too_large", f"a form has at most {FORM_BYTES} bytes")
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise Problem("unsupported_media_type", "send a form")
+    return await request.post()
+
+
+def _text(form: MultiDictProxy[Any], name: str) -> str:
+    return str(form.get(name, ""))
+
+
+def _checked(model: type[Body], value: dict[str, Any]) -> Any:
+    faults: list[Fault] = []
+    body = check(model, value, faults)
+    if body is None:
+        raise invalid(faults)
+    return body
+
+
+def _on(address: str, answer: web.Response) -> web.Response:
+    """To the next page, with the cookie that the API's answer sets."""
+    response = web.Response(status=303, headers={hdrs.LOCATION: address})
+    for cookie in answer.cookies.values():
+        response.headers.add(hdrs.SET_COOKIE, cookie.OutputString())
+    return response
+
+
+def add_to(app: web.Application) -> None:
+    add_bare(app, "GET", "/login", show)
+    add_bare(app, "POST", "/login", log_in)
+    add_page(app, "/password", password)
+    add_bare(app, "POST", "/password", choose_password)
+    add_bare(app, "POST", "/logout", log_out)
+    add_bare(app, "POST", "/preferences", prefer)

@@ -1,0 +1,40 @@
+"""Overview: whether all is well, at a glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from backoffice.api import alarms, nodes
+from backoffice.routes import WATCH
+from backoffice.ui.frame import Page, add_page
+
+RECENT = 60  # samples, a second each, among which the latest with a latency is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Nothing ended lately."""
+
+    wait_p50_s: float | None = None
+    wait_p99_s: float | None = None
+
+
+async def show(page: Page) -> web.StreamResponse:
+    watch = page.request.app[WATCH]
+    sampler = watch.sampler
+    latest = list(sampler.fine)[-RECENT:]
+    return page.render(
+        "overview.html",
+        sample=latest[-1] if latest else None,
+        waits=next((sample for sample in reversed(latest) if sample.wait_p50_s is not None), Silent()),
+        nodes=sorted(map(nodes.view, sampler.nodes), key=lambda node: node.name),
+        shards=sorted(sampler.shards, key=lambda shard: shard.shard),
+        raised=[alarms.view(alarm) for alarm in watch.alarms.now],
+        topics="sample,nodes,shards,alarms",
+    )
+
+
+def add_to(app: web.Application) -> None:
+    add_page(app, "/", show)

@@ -1,0 +1,88 @@
+"""All pages, and what their templates know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+from markupsafe import Markup
+
+from backoffice.operators import Role
+from backoffice.ui import assets, login, overview
+from backoffice.ui.words import AGO, AHEAD, N_, Words
+
+PAGES = (assets, login, overview)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry of the navigation; ``key`` is the letter that leads there after g."""
+
+    path: str
+    title: str
+    key: str
+    role: Role = Role.VIEWER
+
+    def holds(self, path: str) -> bool:
+        return path == self.path or (self.path != "/" and path.startswith(f"{self.path}/"))
+
+
+NAVIGATION = (Place("/", N_("Overview"), "o"),)
+
+# What the scripts say.
+SAID = (
+    N_("live"), N_("connecting again"), N_("Cancel"), N_("Close"), N_("Undo"), N_("Details"),
+N_("done"), N_("done on {node} in {ms} ms"), N_("{n} sessions"), N_("{n} of {all} nodes"),
+    N_("no word from {nodes}"), N_("accepted"), N_("handling"), N_("retrying"), N_("rejected"), N_("expired"),
+    N_("dead"), N_("cancelled"), N_("scheduled"), N_("Write {name} to go on"), N_("Try again"),
+    N_("The server did not answer; nothing that you wrote is lost"), N_("Pause"), N_("Go on"),
+    N_("Shown once: keep it now"), N_("unknown"), N_("{n} selected"), *AGO, *AHEAD,
+)  # fmt: skip
+
+
+def add_to(app: web.Application) -> None:
+    aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.PackageLoader("backoffice.ui"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment = aiohttp_jinja2.get_env(app)
+    environment.filters.update(exact=exact, when=when)
+    environment.globals.update(
+        asset=f"{assets.BASE}/", navigation=NAVIGATION, said=said, themes=THEME_NAMES, languages=LANGUAGE_NAMES
+    )
+    for page in PAGES:
+        page.add_to(app)
+
+
+THEME_NAMES = (("auto", N_("as the system")), ("light", N_("light")), ("dark", N_("dark")))
+LANGUAGE_NAMES = (("en", "English"), ("ko", "한국어"))
+
+
+def said(words: Words) -> Mapping[str, str]:
+    return {text: words(text) for text in SAID}
+
+
+def exact(time: str | datetime) -> str:
+    """A time in full, UTC."""
+    at = datetime.fromisoformat(time) if isinstance(time, str) else time
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} UTC"
+
+
+@jinja2.pass_context
+def when(context: Any, time: str | datetime | None) -> str:
+    """A time as people say it, with the exact one behind."""
+    if time is None:
+        return "–"
+    at = datetime.fromisoformat(time) if isinstance(time, str) else time
+    iso = at.astimezone(UTC).isoformat(timespec="milliseconds")
+    markup = Markup('<time datetime="{}" title="{}">{}</time>')
+    return markup.format(iso, exact(at), context["_"].ago(at))

@@ -1,0 +1,251 @@
+// Acts: a button says in data-act what it would do; a dialog asks for the rest, the API does it, and what came of
+// it is told until the command ends. Nothing that was written is lost when a request fails.
+import { refresh } from './live.js'
+import { say } from './words.js'
+
+const ENDED = ['done', 'rejected', 'expired', 'dead', 'cancelled']
+const WAIT_S = 5, LONGEST_MS = 600000
+
+export function acts() {
+  document.addEventListener('click', (event) => {
+    const button = event.target.closest('[data-act], [data-why]')
+    if (!button) return
+    if (button.dataset.why) return card('bad', button.dataset.why)
+    const act = JSON.parse(button.dataset.act)
+    if (act.path.includes('{ids}') || act.selected) selected(act)
+    ask(act)
+  })
+  for (const form of document.querySelectorAll('form[data-form]')) {
+    form.addEventListener('submit', (event) => {
+      event.preventDefault()
+      const act = JSON.parse(form.dataset.form)
+      send(act, form)
+    })
+  }
+}
+
+function selected(act) {
+  const ids = [...document.querySelectorAll('[data-row] input[type=checkbox]:checked')].map((box) => box.value)
+  if (!ids.length) return
+  act.body = { ...act.body, ids }
+  delete act.body.filter
+  act.sentence = `${act.sentence} ${say('{n} selected', { n: ids.length })}`
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties)
+  element.append(...children)
+  return element
+}
+
+function ask(act) {
+  const dialog = document.getElementById('act')
+  const form = make('form', { className: 'fields', noValidate: false })
+  const title = make('h2', { id: 'act-title', textContent: act.label })
+  form.append(title, make('p', { textContent: act.sentence }))
+  for (const field of act.fields) form.append(labelled(field))
+  const go = make('button', { className: `primary${act.danger ? ' danger' : ''}`, textContent: act.label })
+  if (act.typed) {
+    const input = make('input', { autocomplete: 'off', spellcheck: false })
+    form.append(make('label', { textContent: say('Write {name} to go on', { name: act.typed }) }, input))
+    go.disabled = true
+    input.addEventListener('input', () => { go.disabled = input.value !== act.typed })
+  }
+  const stop = make('button', { type: 'button', textContent: say('Cancel') })
+  stop.addEventListener('click', () => dialog.close())
+  form.append(make('div', { className: 'buttons' }, stop, go))
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault()
+    if (await send(act, form)) dialog.close()
+  })
+  dialog.setAttribute('aria-labelledby', 'act-title')
+  dialog.replaceChildren(form)
+  dialog.showModal()
+  form.querySelector('input, select, textarea')?.focus()
+}
+
+function labelled(field) {
+  let input
+  if (field.choices) {
+    input = make('select')
+    for (const [value, text] of field.choices) input.append(new Option(text, value))
+    input.value = field.value ?? field.choices[0][0]
+  } else if (field.kind === 'long' || field.kind === 'json') {
+    input = make('textarea', { value: field.value ?? '', maxLength: field.most ?? -1 })
+  } else {
+    input = make('input', { type: field.kind === 'number' ? 'number' : 'text', value: field.value ?? '' })
+    if (field.most && field.kind !== 'number') input.maxLength = field.most
+  }
+  Object.assign(input, { name: field.into, required: Boolean(field.required) })
+  input.dataset.kind = field.kind
+  return make('label', { textContent: field.label }, input)
+}
+
+// Fields are named by a JSON pointer into the body; those left empty are left out.
+function body(act, form) {
+  const sent = structuredClone(act.body ?? {})
+  for (const input of form.querySelectorAll('[name^="/"]')) {
+    const value = read(input)
+    if (value === undefined) continue
+    const parts = input.name.split('/').slice(1)
+    let place = sent
+    for (const part of parts.slice(0, -1)) place = place[part] ??= {}
+    place[parts.at(-1)] = value
+  }
+  return sent
+}
+
+function read(input) {
+  const text = input.value.trim()
+  switch (input.dataset.kind) {
+    case 'check': return input.checked
+    case 'number': return text === '' ? undefined : Number(text)
+    case 'list': return text === '' ? undefined : text.split(/[\s,]+/)
+    case 'json': return text === '' ? undefined : JSON.parse(text)
+    case 'time': return text === '' ? undefined : new Date(text).toISOString()
+    default: return text === '' ? undefined : text
+  }
+}
+
+// True once the server has taken it.
+async function send(act, form) {
+  clear(form)
+  let sent
+  try {
+    sent = act.method === 'DELETE' ? null : body(act, form)
+  } catch (error) {
+    fault(form, null, String(error.message))
+    return false
+  }
+  const buttons = form.querySelectorAll('button')
+  buttons.forEach((button) => { button.disabled = true })
+  form.dataset.key ??= key()
+  const { answer, told } = await call(act, sent, form.dataset.key)
+  buttons.forEach((button) => { button.disabled = false })
+  if (!answer?.ok) {
+    if (!answer || answer.status >= 500 || answer.status === 429) fault(form, null, told.detail)
+    else {
+      delete form.dataset.key
+      for (const each of told.errors?.length ? told.errors : [{ path: '', message: told.detail }]) {
+        fault(form, each.path, each.message)
+      }
+    }
+    form.querySelector('[aria-invalid]')?.focus()
+    return false
+  }
+  delete form.dataset.key
+  follow(act, answer, told)
+  return true
+}
+
+async function call(act, sent, idempotencyKey) {
+  const headers = { 'Content-Type': 'application/json' }
+  if (act.command) headers['Idempotency-Key'] = idempotencyKey
+  const path = act.command ? `${act.path}?wait=${WAIT_S}` : act.path
+  const options = { method: act.method, headers }
+  if (sent !== null && (act.command || Object.keys(sent).length)) options.body = JSON.stringify(sent)
+  else delete headers['Content-Type']
+  const answer = await fetch(path, options).catch(() => null)
+  if (answer?.status === 401) location.reload()
+  const told = await answer?.json().catch(() => null)
+  return { answer, told: told ?? { detail: say('The server did not answer; nothing that you wrote is lost') } }
+}
+
+const key = () => [...crypto.getRandomValues(new Uint8Array(12))].map((n) => n.toString(16).padStart(2, '0')).join('')
+
+function clear(form) {
+  form.querySelectorAll('.fault').forEach((each) => each.remove())
+  form.querySelectorAll('[aria-invalid]').forEach((each) => {
+    each.removeAttribute('aria-invalid')
+    each.removeAttribute('aria-describedby')
+  })
+}
+
+let faults = 0
+
+function fault(form, path, text) {
+  const input = path && [...form.querySelectorAll('[name^="/"]')].find(
+    ({ name }) => path === name || path.startsWith(`${name}/`))
+  const line = make('p', { className: 'fault', id: `fault-${++faults}`, textContent: text })
+  line.setAttribute('role', 'alert')
+  if (!input) return form.querySelector('.buttons, button').before(line)
+  input.setAttribute('aria-invalid', 'true')
+  input.setAttribute('aria-describedby', line.id)
+  input.after(line)
+}
+
+// What came of it
+
+function card(tone, text, ...buttons) {
+  const close = make('button', { type: 'button', className: 'small', textContent: say('Close') })
+  const line = make('p', { textContent: text })
+  const box = make('div', { className: `outcome ${tone}` }, line, make('div', { className: 'buttons' }, ...buttons, close))
+  close.addEventListener('click', () => box.remove())
+  const all = document.getElementById('outcomes')
+  all.append(box)
+  while (all.children.length > 4) all.firstChild.remove()
+  return { box, line, close }
+}
+
+function follow(act, answer, told) {
+  refresh()
+  if (act.show) {
+    const secret = told[act.show]
+    const shown = card('ok', `${act.told ?? act.label}: ${say('done')}`)
+    if (secret) shown.line.after(make('p', { textContent: say('Shown once: keep it now') }),
+      make('code', { className: 'secret', textContent: secret }))
+    return
+  }
+  if (!act.command) {
+    const count = told.done ? ` (${told.done.length}${told.skipped.length ? ` / ${told.matched}` : ''})` : ''
+    return card('ok', `${act.told ?? act.label}: ${say('done')}${count}`)
+  }
+  const details = make('a', { className: 'button small', href: `/commands/${told.id}`, textContent: say('Details') })
+  const shown = card('', '', details)
+  shown.told = act.told ?? `${told.type} ${told.subject}`
+  tell(act, shown, told)
+}
+
+async function tell(act, shown, first) {
+  const began = Date.now()
+  for (let told = first, pause = 500; ; pause = Math.min(pause * 2, 5000)) {
+    shown.line.textContent = `${shown.told}: ${ending(told)}`
+    if (ENDED.includes(told.state)) {
+      shown.box.classList.add(told.state === 'done' ? 'ok' : 'bad')
+      if (told.state === 'done' && act.undo) shown.box.querySelector('.buttons').prepend(undo(act.undo, shown))
+      return refresh()
+    }
+    if (Date.now() - began > LONGEST_MS || !shown.box.isConnected) return
+    await new Promise((go) => setTimeout(go, pause))
+    const answer = await fetch(`/api/v1/commands/${first.id}`).catch(() => null)
+    if (answer?.ok) told = await answer.json()
+  }
+}
+
+function ending(command) {
+  if (command.state !== 'done') return say(command.state) + (command.error ? `: ${command.error.message}` : '')
+  const ms = new Date(command.timeline.at(-1).at) - new Date(command.issued_at)
+  const said = [say('done on {node} in {ms} ms', { node: command.node, ms })]
+  const { receipts = [], missing_nodes: missing = [] } = command
+  if (receipts.length) said.push(say('{n} sessions', { n: receipts.reduce((sum, { sessions }) => sum + sessions, 0) }))
+  if (receipts.length || missing.length) {
+    said.push(say('{n} of {all} nodes', { n: receipts.length, all: receipts.length + missing.length }))
+  }
+  if (missing.length) said.push(say('no word from {nodes}', { nodes: missing.join(', ') }))
+  return said.join(', ')
+}
+
+function undo(act, shown) {
+  const button = make('button', { type: 'button', className: 'small', textContent: say('Undo') })
+  button.addEventListener('click', async () => {
+    button.disabled = true
+    const { answer, told } = await call(act, act.body, key())
+    if (!answer?.ok) {
+      button.disabled = false
+      return card('bad', told.detail)
+    }
+    shown.box.remove()
+    follow(act, answer, told)
+  })
+  return button
+}

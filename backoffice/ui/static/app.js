@@ -1,0 +1,27 @@
+// What every page does in the browser: one event stream, times that move on, acts, keys.
+import { listen } from './live.js'
+import { charts } from './charts.js'
+import { acts } from './act.js'
+import { keys } from './keys.js'
+import { ago } from './words.js'
+
+listen()
+acts()
+keys()
+const places = document.querySelectorAll('[data-chart]')
+if (places.length) charts([...places])
+
+setInterval(() => {
+  for (const time of document.querySelectorAll('time[datetime]')) {
+    const text = ago(new Date(time.dateTime))
+    if (time.textContent !== text) time.textContent = text
+  }
+}, 5000)
+for (const select of document.querySelectorAll('.preferences select, select[data-go-on]')) {
+  select.addEventListener('change', () => select.form.requestSubmit())
+}
+document.addEventListener('click', (event) => {
+  for (const menu of document.querySelectorAll('details.me[open]')) {
+    if (!menu.contains(event.target)) menu.open = false
+  }
+})

@@ -1,0 +1,76 @@
+// One event stream a page. What it tells reaches listeners as events of the document, and the parts of the page
+// with data-live are fetched again and morphed, so that focus, selection and scrolling stay.
+/* global htmx */
+import { say } from './words.js'
+
+const SESSION_MS = 15000
+let timer = null, busy = false, again = false, last = 0, paused = false
+
+export function listen() {
+  const link = document.getElementById('link')
+  const topics = document.body.dataset.topics.split(',')
+  const source = new EventSource(`/api/v1/live?topics=${encodeURIComponent(topics.join(','))}`)
+  const tell = (on) => {
+    link.textContent = say(on ? 'live' : 'connecting again')
+    link.classList.toggle('off', !on)
+  }
+  source.onopen = () => { tell(true); refresh() }
+  source.onerror = () => { tell(false); check() }
+  for (const topic of [...topics, 'gap']) {
+    source.addEventListener(topic, (event) => {
+      document.dispatchEvent(new CustomEvent(`live:${topic}`, { detail: JSON.parse(event.data) }))
+      if (topic === 'gap' || topic === 'alarms' || parts().some((part) => part.dataset.live.split(' ').includes(topic))) {
+        refresh()
+      }
+    })
+  }
+  addEventListener('pagehide', () => source.close())
+  setInterval(check, SESSION_MS)
+  const pause = document.querySelector('[data-pause]')
+  pause?.addEventListener('click', () => {
+    paused = !paused
+    pause.setAttribute('aria-pressed', paused)
+    pause.textContent = say(paused ? 'Go on' : 'Pause')
+    if (!paused) refresh()
+  })
+}
+
+// Whoever was logged out elsewhere sees it without touching anything.
+async function check() {
+  const answer = await fetch('/api/v1/session').catch(() => null)
+  if (answer?.status === 401) location.reload()
+}
+
+const parts = () => [...document.querySelectorAll('[data-live]')]
+
+export function refresh() {
+  const every = Math.max(1000, ...parts().map((part) => Number(part.dataset.every ?? 0)))
+  again = true
+  if (timer === null && !busy) timer = setTimeout(load, Math.max(150, last + every - Date.now()))
+}
+
+async function load() {
+  timer = null
+  if (paused || document.hidden) return
+  busy = true
+  again = false
+  last = Date.now()
+  const answer = await fetch(location.href, { redirect: 'manual' }).catch(() => null)
+  if (answer?.type === 'opaqueredirect') return location.reload()
+  if (answer?.ok) {
+    const text = await answer.text()
+    for (const target of [...parts(), document.getElementById('top-state')]) {
+      await htmx.swap({ text: keep(text), target, select: `#${target.id}`, swap: 'outerMorph' })
+    }
+  }
+  busy = false
+  if (again) refresh()
+}
+
+// The dot beside the alarms is this script's, not the server's.
+function keep(text) {
+  const link = document.getElementById('link')
+  return text.replace('<span class="link" id="link" role="status"></span>', () => link.outerHTML)
+}
+
+document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh() })
