@@ -75,7 +75,7 @@ async def test_a_handler_that_hangs_is_cut_at_its_limit(bridge: Bridge, fleet: F
     assert (await ended(bridge, behind)).state == "done"
     steps = [step for step in outcome.timeline if step.state in ("handling", "retrying")]
     for started, cut in zip(steps[::2], steps[1::2], strict=False):
-        assert 1000 <= cut.at - started.at < 1500
+        assert 999 <= cut.at - started.at < 1500  # both are rounded
 
 
 async def test_a_handler_that_raises_is_tried_again_and_its_subject_waits(bridge: Bridge, fleet: Fleet) -> None:

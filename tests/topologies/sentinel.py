@@ -99,7 +99,8 @@ class Watched(Topology):
 
     async def named(self) -> Server:
         """The primary that most sentinels name now."""
-        (port, _), *_ = (await self._names()).most_common()
+        names = await until(self._names, what="a sentinel answers")  # on a busy machine all may be late at once
+        (port, _), *_ = names.most_common()
         return next(server for server in self.servers if server.port == port)
 
     async def _names(self) -> Counter[int]:

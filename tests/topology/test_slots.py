@@ -147,11 +147,15 @@ async def test_a_node_that_was_cut_off_is_not_believed(start_topology: Callable[
     async def seen() -> int:
         return len((await look.look(1)).primaries)
 
+    async def seen_all() -> bool:
+        return await seen() == 3
+
     async def has_noticed() -> bool:
         return b"cluster_state:fail" in await ask(alone, "CLUSTER", "INFO")
 
     await until(has_noticed)
-    assert await seen() == 3
+    # A busy machine lets one of the others look lost for a moment; the one that was cut off never counts.
+    assert await until(seen_all)
     for other in others:
         other.kill()
     assert await seen() == 1, "better than nothing"
