@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,31 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import audit, audit_heads
+from bridge.chain import FIRST_PREV, Entry, digest
 
 INTENT = "intended"  # the result of an entry that is written before the effect
-FIRST_PREV = "0" * 64
 MAX_WAITING = 20_000  # entries that wait for the database; beyond it writes are refused
 _AT_ONCE = 1000  # entries a transaction
 _TRIES = 5  # of a transaction where another process writes the same chain
-
-
-class Entry(NamedTuple):
-    """One entry as it stands in its chain."""
-
-    chain: str
-    seq: int
-    at: int  # ms since the epoch
-    by: str
-    action: str  # such as commands.issue
-    target: str  # such as room:lobby
-    reason: str | None
-    address: str  # the caller's
-    request_id: str
-    result: str  # INTENT, or what came of the entry ``of``
-    of: int | None  # seq of the entry whose result this one tells; None: of an intent, or of what was refused at once
-    detail: str  # JSON
-    prev: str
-    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,49 +160,6 @@ def _chained(chain: str, head: tuple[int, str], batch: Iterable[_Waiting]) -> li
         prev = digest(entry)
         entries.append(entry._replace(hash=prev))
     return entries
-
-
-def digest(entry: Entry) -> str:
-    """SHA-256 of everything in the entry but its own hash, as a JSON array."""
-    return sha256(orjson.dumps(tuple(entry[:-1]))).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Where a chain does not hold."""
-
-    chain: str
-    seq: int  # the first entry that is not what it was, or not where it was
-    what: str
-
-
-class Verifier:
-    """Follows chains entry by entry, in the order of their seq; any number of chains may be mixed."""
-
-    def __init__(self) -> None:
-        self.heads: dict[str, tuple[int, str]] = {}
-        self.broken: list[Broken] = []
-
-    def look(self, entry: Entry) -> None:
-        seq, hash = self.heads.get(entry.chain, (0, FIRST_PREV))
-        if entry.seq != seq + 1:
-            gone = f"{seq + 1} to {entry.seq - 1}" if entry.seq > seq + 2 else f"{seq + 1}"
-            self._break(entry.chain, seq + 1, f"entry {gone} is missing" if entry.seq > seq else "out of place")
-        elif entry.prev != hash:
-            self._break(entry.chain, entry.seq, "does not follow the entry before it")
-        elif digest(entry) != entry.hash:
-            self._break(entry.chain, entry.seq, "was changed")
-        self.heads[entry.chain] = entry.seq, entry.hash
-
-    def end(self, recorded: Iterable[tuple[str, int, str]]) -> None:
-        """Compare with where the chains are said to end."""
-        for chain, seq, hash in recorded:
-            if self.heads.get(chain, (0, FIRST_PREV)) != (seq, hash):
-                last = self.heads.get(chain, (0, ""))[0]
-                self._break(chain, min(last + 1, seq), f"the chain ends at {last}, and was written up to {seq}")
-
-    def _break(self, chain: str, seq: int, what: str) -> None:
-        self.broken.append(Broken(chain, seq, what))
 
 
 async def entries_of(connection: AsyncConnection) -> AsyncIterator[Entry]:

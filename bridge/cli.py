@@ -18,6 +18,7 @@ import typer
 
 from bridge.cli_chat import put_load, ws_probe
 from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
+from bridge.cli_records import archive, audit
 from bridge.errors import BridgeError, Misconfigured
 from bridge.printing import print_command, print_findings, print_json, print_list, print_table, text
 
@@ -38,6 +39,8 @@ dead = typer.Typer(help="Commands that could not be handled: look at them, put t
 app.add_typer(dead, name="dead")
 app.command("ws-probe")(ws_probe)
 app.command("load")(put_load)
+app.command("archive")(archive)
+app.add_typer(audit, name="audit")
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
 Payload = Annotated[str | None, typer.Option("--payload", help="A JSON object instead of the command's own payload.")]

@@ -70,6 +70,28 @@ class RestApi:
             raise Refused(response.status, answer)
         return answer
 
+    async def lines(self, path: str, *, query: Mapping[str, str | int] | None = None) -> AsyncIterator[bytes]:
+        """A file of lines, as they come. Raises as ``call`` does; a file that breaks off raises NotAnswered."""
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            async with self._session.get(
+                self._url + PREFIX + path,
+                params=query,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(sock_read=ANSWER_S),
+            ) as response:
+                if response.status >= 400:
+                    raise Refused(response.status, await self._read(response))
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        yield line
+                if rest:
+                    yield rest
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise NotAnswered(f"{self._url} broke off ({error or 'time-out'})") from None
+
     async def _read(self, response: aiohttp.ClientResponse) -> Any:
         if response.content_type in ("application/json", "application/problem+json"):
             return await response.json(content_type=None)

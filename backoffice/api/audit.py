@@ -11,10 +11,11 @@ from aiohttp import web
 from pydantic import AwareDatetime, Field
 from sqlalchemy import ColumnElement, select
 
+from backoffice.intake import NoQuery
 from backoffice.operators import Role
 from backoffice.paging import Paged, cursor_of, page
 from backoffice.routes import RECORDS, Call, ListOf, Route, reply
-from backoffice.tables import audit
+from backoffice.tables import audit, audit_heads
 from backoffice.times import time_of
 
 Text = Annotated[str, Field(max_length=200)]
@@ -53,6 +54,15 @@ class AuditEntry:
     hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last entry of a chain."""
+
+    chain: str
+    seq: int
+    hash: str
+
+
 async def listing(call: Call[AuditQuery, None]) -> web.Response:
     """Entries of the audit chain, newest first."""
     query = call.query
@@ -64,6 +74,13 @@ async def listing(call: Call[AuditQuery, None]) -> web.Response:
         rows = (await connection.execute(wanted)).all()
     shown = [view(row) for row in rows[: query.limit]]
     return reply(page(shown, cursor_of(shown[-1].id) if len(rows) > len(shown) else None))
+
+
+async def heads(call: Call[NoQuery, None]) -> web.Response:
+    """Where each chain ends, which shows whether entries were cut off."""
+    async with call.request.app[RECORDS].reading() as connection:
+        rows = await connection.execute(select(audit_heads).order_by(audit_heads.c.chain))
+        return reply(page([Head(row.chain, row.seq, row.hash) for row in rows]))
 
 
 def _where(query: AuditQuery) -> list[ColumnElement[bool]]:
@@ -88,4 +105,7 @@ def view(row: Any) -> AuditEntry:
                       row.hash)  # fmt: skip
 
 
-ROUTES = (Route("GET", "/audit", listing, Role.VIEWER, {200: ListOf(AuditEntry)}, query=AuditQuery),)
+ROUTES = (
+    Route("GET", "/audit", listing, Role.VIEWER, {200: ListOf(AuditEntry)}, query=AuditQuery),
+    Route("GET", "/audit/heads", heads, Role.VIEWER, {200: ListOf(Head)}),
+)

@@ -48,6 +48,7 @@ class Api:
         self, session: aiohttp.ClientSession, url: str, role: str | None, stop: Callable[[], Awaitable[object]]
     ) -> None:
         self.url, self.role = url, role
+        self.database = Path()
         self.stop = stop  # the service, and wait for its end
         self._session = session
 
@@ -106,6 +107,7 @@ async def backoffice(
         if bridge.journal is None:  # as the command has one by default
             bridge = bridge.model_copy(update={"journal": Path(directory, "journal")})
         async with _serving(config, bridge, registry) as api:
+            api.database = path
             yield api
 
 

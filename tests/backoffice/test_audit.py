@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from backoffice.app import routes
-from backoffice.audit import MAX_WAITING, Act, Audit, Verifier, entries_of
+from backoffice.audit import MAX_WAITING, Act, Audit, entries_of
 from backoffice.config import BackofficeSettings
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import audit, audit_heads
+from bridge.chain import Verifier
 from bridge.client import Bridge
 from tests.backoffice.audited import audited
 from tests.backoffice.service import Api

@@ -54,6 +54,7 @@ LEAST = {
     "POST /tokens": "admin",
     "DELETE /tokens/{id}": "admin",
     "GET /audit": "viewer",
+    "GET /audit/heads": "viewer",
     "GET /commands": "viewer",
     "GET /export": "viewer",
     "GET /alarms": "viewer",

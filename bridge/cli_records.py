@@ -1,0 +1,124 @@
+"""``chatbridge audit verify`` and ``chatbridge archive``: the back office's own record, checked and kept elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from bridge.chain import Entry, Verifier
+from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
+from bridge.errors import Misconfigured
+from bridge.printing import print_json
+from bridge.rest import RestApi
+
+_TOLD_EVERY = 10_000  # entries between two lines of progress
+
+audit = typer.Typer(help="The audit chain.", no_args_is_help=True)
+
+
+class What(StrEnum):
+    """What can be archived."""
+
+    COMMANDS = "commands"
+    AUDIT = "audit"
+    DEAD = "dead"
+
+
+class Form(StrEnum):
+    """How."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@audit.command()
+def verify(as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None) -> None:
+    """Follow every chain from its first entry to its last; exit status 1 where one does not hold."""
+    verifier = asyncio.run(_verify(url, _token(token)))
+    if as_json:
+        print_json({
+            "ok": not verifier.broken,
+            "chains": [{"chain": name, "entries": seq, "hash": hash} for name, (seq, hash) in verifier.heads.items()],
+            "broken": [{"chain": each.chain, "seq": each.seq, "what": each.what} for each in verifier.broken],
+        })  # fmt: skip
+    else:
+        for name, (seq, hash) in verifier.heads.items():
+            print(f"{name}: {seq} entries, the last is {hash}")
+        for each in verifier.broken:
+            print(f"{each.chain}: entry {each.seq}: {each.what}")
+        print("does NOT hold" if verifier.broken else "holds")
+    if verifier.broken:
+        raise typer.Exit(1)
+
+
+def archive(
+    what: Annotated[What, typer.Argument(help="Of the record.")],
+    file: Annotated[Path, typer.Argument(help="To write; it must not be there yet.", show_default=False)],
+    form: Annotated[Form, typer.Option("--format", help="Of the file.")] = Form.JSONL,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+) -> None:
+    """Write everything to a file, which is there only once it is whole."""
+    if file.exists():
+        raise typer.BadParameter(f"{file} is there already; name another file.")
+    lines = asyncio.run(_archive(url, _token(token), what, form, file))
+    print(f"{lines} lines in {file}")
+
+
+async def _verify(url: str, token: str) -> Verifier:
+    verifier, count = Verifier(), 0
+    async with RestApi.connect(url, token) as api:
+        heads = (await api.call("GET", "/audit/heads"))["items"]  # first, as the chains go on
+        async for line in api.lines("/export", query={"what": "audit"}):
+            verifier.look(_entry(orjson.loads(line)))
+            count += 1
+            if count % _TOLD_EVERY == 0:
+                sys.stderr.write(f"{count} entries …\n")
+    reached = {name: seq for name, (seq, _) in verifier.heads.items()}
+    # A chain that went on since has its older head within; only one that ends before it was cut.
+    verifier.end(
+        (head["chain"], head["seq"], head["hash"]) for head in heads if reached.get(head["chain"], 0) <= head["seq"]
+    )
+    return verifier
+
+
+async def _archive(url: str, token: str, what: What, form: Form, file: Path) -> int:
+    lines, part = 0, file.with_name(f"{file.name}.part")
+    try:
+        async with RestApi.connect(url, token) as api:
+            with part.open("wb") as out:
+                async for line in api.lines("/export", query={"what": str(what), "format": str(form)}):
+                    out.write(line + b"\n")
+                    lines += 1
+                    if lines % _TOLD_EVERY == 0:
+                        sys.stderr.write(f"{lines} lines …\n")
+                out.flush()
+                os.fsync(out.fileno())
+        part.rename(file)
+    except OSError as error:
+        raise Misconfigured(f"cannot write {file}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return lines
+
+
+def _entry(item: dict[str, Any]) -> Entry:
+    """As it was hashed."""
+    at = datetime.fromisoformat(item["at"])
+    ms = int(at.timestamp()) * 1000 + at.microsecond // 1000
+    values = {**item, "at": ms, "detail": orjson.dumps(item["detail"]).decode()}
+    return Entry(*(values[name] for name in Entry._fields))
+
+
+def _token(given: str | None) -> str:
+    if given is None:
+        raise typer.BadParameter("say who you are: --token, or BACKOFFICE_TOKEN.")
+    return secret(given)
