@@ -181,19 +181,21 @@ class Journal:
                 done = self._db.executemany("DELETE FROM accepted WHERE number = ?", [(number,) for number in numbers])
             return done.rowcount
 
-        self.count -= await self._run(delete)
+        deleted = await self._run(delete)
+        self.count -= deleted  # read after the wait: rows may have been added meanwhile
 
     async def adopt(self) -> list[str]:
         """Take over what processes left behind that are gone; the names they had."""
-        return await self._run(self._adopt)
+        names, added = await self._run(self._adopt)
+        self.count += added
+        return names
 
     async def close(self) -> None:
         """Write what waits, and let go of the file; one without rows is removed."""
         if self._committing is not None:
             await self._committing
         try:
-            await self._run(self._db.close)
-            if not self.count:
+            if not await self._run(self._finish):
                 _remove(self.path)
         finally:
             self._thread.shutdown()
@@ -241,34 +243,42 @@ class Journal:
             with self._db:
                 self._db.execute("INSERT INTO owner VALUES (?)", named)
         self.publisher = named[0]
-        self._recount()
+        self.count = self._rows()
 
-    def _recount(self) -> None:
-        (self.count,) = self._db.execute("SELECT count(*) FROM accepted").fetchone()
+    def _rows(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM accepted").fetchone()[0])
 
-    def _adopt(self) -> list[str]:
-        names = []
+    def _finish(self) -> int:
+        """How many rows it leaves behind."""
+        try:
+            return self._rows()
+        finally:
+            self._db.close()
+
+    def _adopt(self) -> tuple[list[str], int]:
+        names, added = [], 0
         for path in sorted(self.path.parent.glob(f"{self.path.name.rpartition('-')[0]}-*.sqlite")):
             lock = None if path == self.path else _lock(path)
             if lock is None:
                 continue
             try:
                 if path.exists():  # nobody has taken it over just before
-                    names += self._take_over(path)
+                    theirs, rows = self._take_over(path)
+                    names += theirs
+                    added += rows
             finally:
                 os.close(lock)
-        return names
+        return names, added
 
-    def _take_over(self, path: Path) -> list[str]:
+    def _take_over(self, path: Path) -> tuple[list[str], int]:
         with contextlib.closing(_database(path)) as other:
             other.executescript(_TABLE)
             rows = other.execute(f"SELECT {_COLUMNS} FROM accepted ORDER BY number").fetchall()
             names = [name for (name,) in other.execute("SELECT publisher FROM owner")]
         with self._db:
             added = self._db.executemany(_INSERT, rows).rowcount
-        self.count += max(0, added)
         _remove(path)
-        return names
+        return names, max(0, added)
 
 
 def _take(directory: Path, installation: str) -> tuple[Path, int]:
