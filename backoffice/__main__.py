@@ -21,7 +21,7 @@ from backoffice.listening import listening
 from bridge.config import BridgeSettings, load
 from bridge.errors import BridgeError, Misconfigured
 from bridge.logs import configure
-from bridge.process import new_event_loop, write_json
+from bridge.process import new_event_loop, print_settings, write_json
 from bridge.registry import load_plugins
 
 log = structlog.get_logger("backoffice")
@@ -33,6 +33,7 @@ def main() -> None:
     """Exit status 0 after a clean stop, 1 where it could not serve, 2 for settings that cannot be used."""
     parser = argparse.ArgumentParser("backoffice", description="REST API of the chat; settings come from BACKOFFICE_* "
                                      "and BRIDGE_* variables.")  # fmt: skip
+    parser.add_argument("--settings", action="store_true", help="tell the settings, secrets masked, and end")
     parser.add_argument("--ready-file", type=Path, help="written, as JSON, once it serves")
     options = parser.parse_args()
     configure()
@@ -40,6 +41,8 @@ def main() -> None:
         settings, bridge = load(BackofficeSettings), load(BridgeSettings)
         if "journal" not in bridge.model_fields_set:
             bridge = bridge.model_copy(update={"journal": JOURNAL})
+        if options.settings:
+            return print_settings(settings, bridge)
         load_plugins(bridge.plugins)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(serve(settings, bridge, options.ready_file))

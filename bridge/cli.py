@@ -18,7 +18,9 @@ import typer
 
 from bridge.cli_chat import put_load, ws_probe
 from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
-from bridge.cli_records import archive, audit
+from bridge.cli_records import archive, audit, replay
+from bridge.cli_settings import config
+from bridge.cli_tail import tail
 from bridge.errors import BridgeError, Misconfigured
 from bridge.printing import print_command, print_findings, print_json, print_list, print_table, text
 
@@ -40,6 +42,9 @@ app.add_typer(dead, name="dead")
 app.command("ws-probe")(ws_probe)
 app.command("load")(put_load)
 app.command("archive")(archive)
+app.command("replay")(replay)
+app.command("tail")(tail)
+app.add_typer(config, name="config")
 app.add_typer(audit, name="audit")
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]

@@ -1,4 +1,4 @@
-"""``chatbridge audit verify`` and ``chatbridge archive``: the back office's own record, checked and kept elsewhere."""
+"""``chatbridge audit verify``, ``archive`` and ``replay``: the back office's record, checked, kept, issued again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bridge.errors import Misconfigured
 from bridge.printing import print_json
 from bridge.rest import RestApi
 
+_BATCH = 500  # commands a call
 _TOLD_EVERY = 10_000  # entries between two lines of progress
 
 audit = typer.Typer(help="The audit chain.", no_args_is_help=True)
@@ -71,6 +72,53 @@ def archive(
         raise typer.BadParameter(f"{file} is there already; name another file.")
     lines = asyncio.run(_archive(url, _token(token), what, form, file))
     print(f"{lines} lines in {file}")
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="An archive of commands, in lines of JSON.", show_default=False,
+                                         exists=True, dir_okay=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+) -> None:  # fmt: skip
+    """Issue the commands of an archive again, the oldest first, each once: a second replay of it does nothing."""
+    commands = _archived(file)
+    if dry_run:
+        print(f"would issue {len(commands)} commands")
+        return
+    counts = asyncio.run(_replay(url, _token(token), commands))
+    print(", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to do")
+    if counts["refused"]:
+        raise typer.Exit(1)
+
+
+def _archived(file: Path) -> list[dict[str, Any]]:
+    try:
+        rows = [orjson.loads(line) for line in file.read_bytes().splitlines() if line]
+        rows.sort(key=lambda row: (row["issued_at"], row["id"]))
+        return [
+            {"type": row["type"], "subject": row["subject"], "payload": row["payload"], "reason": row["reason"],
+             "idempotency_key": f"replay-{row['id']}"}
+            for row in rows
+        ]  # fmt: skip
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise typer.BadParameter(f"{file} is no archive of commands in lines of JSON ({error}).") from None
+
+
+async def _replay(url: str, token: str, commands: list[dict[str, Any]]) -> dict[str, int]:
+    counts = {"issued": 0, "issued before": 0, "refused": 0}
+    async with RestApi.connect(url, token) as api:
+        for start in range(0, len(commands), _BATCH):
+            batch = commands[start : start + _BATCH]
+            answer = await api.call("POST", "/commands/batch", {"commands": batch}, wait_s=60)
+            for command, result in zip(batch, answer["results"], strict=True):
+                status = result["status"]
+                counts["issued" if status == 202 else "issued before" if status == 200 else "refused"] += 1
+                if status >= 300:
+                    problem = result["problem"]
+                    sys.stderr.write(f"{command['idempotency_key'].removeprefix('replay-')}: {problem['detail']}\n")
+            sys.stderr.write(f"{start + len(batch)} of {len(commands)} …\n")
+    return counts
 
 
 async def _verify(url: str, token: str) -> Verifier:

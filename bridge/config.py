@@ -68,6 +68,20 @@ def load(model: type[S], **overrides: Any) -> S:
         raise Misconfigured("\n".join(_explain(model, prefix, fault) for fault in error.errors())) from None
 
 
+def shown(settings: Settings) -> dict[str, Any]:
+    """Every variable and its value, as may be told: secrets are masked."""
+    prefix = str(settings.model_config.get("env_prefix"))
+    values: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = "****"
+        elif not isinstance(value, str | int | float | tuple | None):
+            value = str(value)
+        values[f"{prefix}{name.upper()}"] = value
+    return values
+
+
 def _unknown(model: type[Settings], prefix: str) -> list[str]:
     given: Mapping[str, Any] = {**dotenv_values(".env"), **os.environ}
     known = {f"{prefix}{name}".upper() for name in model.model_fields}

@@ -234,6 +234,11 @@ class Inspector:
             ended.append((entry_id.decode(), outcome_from_json(fields[b"outcome"])))
         return Settled(first[0][0].decode() if first else None, ended)
 
+    async def settled_last(self, shard: int) -> str:
+        """Where a shard's record ends now; "0" where it is empty."""
+        last = await self._redis.call("XREVRANGE", self._keys.settled(shard), "+", "-", "COUNT", 1)
+        return last[0][0].decode() if last else "0"
+
     async def _unfinished(self, envelope: Envelope) -> Outcome:
         k, s, entry = self._keys, envelope.shard, envelope.entry_id
         if not entry:

@@ -74,5 +74,10 @@ def text(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
+def print_json_line(value: Any) -> None:
+    """One of many, for who reads them as they come."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import orjson
+
+from bridge.config import Settings, shown
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -25,3 +28,9 @@ def write_json(path: Path, value: object, *, mode: int = 0o666) -> None:
     draft.touch(mode=mode, exist_ok=False)
     draft.write_bytes(orjson.dumps(value))
     draft.replace(path)
+
+
+def print_settings(*several: Settings) -> None:
+    """To standard output, as JSON."""
+    told = {name: value for settings in several for name, value in shown(settings).items()}
+    sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 from bridge.config import BridgeSettings, load
 from bridge.errors import BridgeError, Misconfigured
 from bridge.logs import configure
-from bridge.process import new_event_loop, write_json
+from bridge.process import new_event_loop, print_settings, write_json
 from bridge.registry import load_plugins
 from chatserver.config import ChatSettings
 from chatserver.logs import log_event
@@ -21,11 +21,14 @@ from chatserver.node import ChatNode, Ready
 def main() -> None:
     """Exit status 0 after SIGTERM or SIGINT, 1 if it could not serve, 2 if misused."""
     parser = argparse.ArgumentParser(prog="chatserver", description="One chat node, set by CHATSERVER_*, BRIDGE_*")
+    parser.add_argument("--settings", action="store_true", help="tell the settings, secrets masked, and end")
     parser.add_argument("--ready-file", type=Path, help="written, as JSON, once the node serves")
     arguments = parser.parse_args()
     try:
         settings, bridge_settings = load(ChatSettings), load(BridgeSettings)
         settings.check_origins()
+        if arguments.settings:
+            return print_settings(settings, bridge_settings)
         configure(as_json=settings.log_json, node=settings.node_name)
         load_plugins(bridge_settings.plugins)
         loop_factory = new_event_loop if settings.uvloop else asyncio.new_event_loop

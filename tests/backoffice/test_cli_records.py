@@ -10,12 +10,13 @@ from pathlib import Path
 
 from tests.backoffice.audited import audited
 from tests.backoffice.service import TOKENS, Api
+from tests.waiting import until
 
 
-async def chatbridge(api: Api, *arguments: str) -> tuple[int, str, str]:
+async def chatbridge(api: Api, *arguments: str, role: str = "viewer") -> tuple[int, str, str]:
     """Exit status, output and error output."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bridge.cli", *arguments, "--url", api.url, "--token", TOKENS["viewer"],
+        sys.executable, "-m", "bridge.cli", *arguments, "--url", api.url, "--token", TOKENS[role],
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, errors = await process.communicate()
@@ -69,3 +70,22 @@ async def test_an_archive_is_whole_or_not_there(api: Api, tmp_path: Path) -> Non
     other = tmp_path / "commands.csv"
     status, _, errors = await chatbridge(api, "archive", "commands", str(other), "--format", "csv")
     assert (status, other.exists(), len(errors.splitlines())) == (1, False, 1)
+
+
+async def test_an_archive_is_issued_again_and_only_once(api: Api, tmp_path: Path) -> None:
+    commands = [{"type": "room.open", "subject": f"room:r{number}", "payload": {}} for number in range(3)]
+    await api.post("/commands/batch", {"commands": commands})
+    await until(lambda: _count(api, 3))
+    file = tmp_path / "commands.jsonl"
+    await chatbridge(api, "archive", "commands", str(file))
+    assert (await chatbridge(api, "replay", str(file), "--dry-run"))[1] == "would issue 3 commands\n"
+    assert (await chatbridge(api, "replay", str(file), role="operator"))[:2] == (0, "3 issued\n")
+    assert (await chatbridge(api, "replay", str(file), role="operator"))[:2] == (0, "3 issued before\n")
+    status, out, errors = await chatbridge(api, "replay", str(file))
+    assert (status, "forbidden" in errors or "role" in errors) == (1, True), (out, errors)
+    file.write_text("nonsense")
+    assert (await chatbridge(api, "replay", str(file)))[0] == 2
+
+
+async def _count(api: Api, count: int) -> bool:
+    return len((await api.get("/commands")).json["items"]) == count

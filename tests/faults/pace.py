@@ -7,9 +7,9 @@ import asyncio
 
 async def elapsed(seconds: float) -> None:
     """That long."""
-    over = asyncio.get_running_loop().create_future()
-    timer = asyncio.get_running_loop().call_later(seconds, over.set_result, None)
+    over = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(seconds, over.set)
     try:
-        await over
+        await over.wait()
     finally:
         timer.cancel()
