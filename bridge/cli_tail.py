@@ -51,8 +51,8 @@ def tail(
             places = {
                 shard: "0" if since else await bridge.inspector.settled_last(shard) for shard in range(bridge.shards)
             }
-            while not await _look(bridge, places, told):
-                await asyncio.sleep(_LOOK_EVERY_S)  # noqa: ASYNC110 - what it waits for is in Redis
+            while not await _look(bridge, places, told):  # noqa: ASYNC110 - what it waits for is in Redis
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     asyncio.run(follow())
 
