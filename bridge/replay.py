@@ -13,30 +13,26 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar
 
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
-from bridge.envelope import Failure, decode, outcome_head, outcome_rest, read_netstrings
 from bridge.errors import OtherHistory, Replaying
 from bridge.journal import Journal, Row
 from bridge.keys import Keys
+from bridge.putting_back import ROWS_A_LOOK, PuttingBack, relevant
 from bridge.shard_stream import ShardStream
-from bridge.telemetry import NotReplayed, Replayed, StepFailed, Superseded, Telemetry
+from bridge.telemetry import Replayed, StepFailed, Telemetry
 
 WINDOW_S = 120.0  # that long a server stays the same before it counts as having everything
 LOOK_EVERY_S = 0.5
 VOUCH_EVERY_LOOKS = 8  # each shard is told so often that this publisher lives
-ROWS_A_CALL, BYTES_A_CALL = 50, 1 << 20
-ROWS_A_LOOK = 500
 AGAIN_S = 1.0  # what a caller is told whose own publisher is putting back still
 T = TypeVar("T")
-_WHY = {"late": "a node had begun the command", "alive": "the command that it repeats was not dead any more"}
 
 
 class Replay:
@@ -196,13 +192,13 @@ class Replay:
 
     async def _put_all_back(self, shard: int) -> None:
         stream, began = self._streams[shard], time.monotonic()
-        tally: Counter[str] = Counter()
+        putting_back = PuttingBack(self.journal, stream, self._too_old_s, self._telemetry)
         self._known.pop(shard, None)
         current = await stream.vouch(self.journal.publisher, "-")
         while True:
             self._stale.discard(shard)
             try:
-                await self._put_rows_back(stream, current, tally)
+                await putting_back.run(current)
             except OtherHistory as other:
                 current = other.incarnation
                 continue
@@ -212,47 +208,13 @@ class Replay:
                     break
                 current = found
         self._stands(shard, current)
-        if tally:
+        if tally := putting_back.tally:
             took_s = time.monotonic() - began
             self._telemetry.emit(Replayed(shard, current, tally.total(), tally["accepted"], took_s))
 
     def _stands(self, shard: int, incarnation: str) -> None:
         self._known[shard] = incarnation
         self._since[shard] = time.monotonic()
-
-    async def _put_rows_back(self, stream: ShardStream, current: str, tally: Counter[str]) -> None:
-        """What was cancelled or discarded first, so that it is not there for a moment in which a node reads it."""
-        withdrawn = await self.journal.withdrawn(stream.shard, current)
-        await self._put_back(stream, current, withdrawn, tally)
-        done, after = {row.number for row in withdrawn}, -1
-        while rows := await self.journal.rows(stream.shard, current, after, ROWS_A_LOOK):
-            after = rows[-1].number
-            await self._put_back(stream, current, [row for row in rows if row.number not in done], tally)
-
-    async def _put_back(self, stream: ShardStream, current: str, rows: Sequence[Row], tally: Counter[str]) -> None:
-        now = time.time()
-        outdated = [row for row in rows if now - _relevant(row) > self._too_old_s]
-        for row in outdated:
-            self._telemetry.emit(
-                NotReplayed(row.shard, row.operation, row.id, "it is too old to tell whether it was done")
-            )
-        await self.journal.forget([row.number for row in outdated])
-        for batch in _batches(row for row in rows if row not in outdated):
-            answers = await stream.replay(current, batch)
-            tally.update(answers)
-            late = [row for row, answer in zip(batch, answers, strict=True) if answer == "superseded"]
-            if late:
-                await self._bury(stream, current, late)
-            for row, answer in zip(batch, answers, strict=True):
-                if answer in _WHY:
-                    self._telemetry.emit(NotReplayed(row.shard, row.operation, row.id, _WHY[answer]))
-            await self.journal.stand([row.number for row in batch], current)
-
-    async def _bury(self, stream: ShardStream, current: str, rows: Sequence[Row]) -> None:
-        letters = [row._replace(operation="bury", extra=_obituary(row)) for row in rows]
-        for row, answer in zip(rows, await stream.replay(current, letters), strict=True):
-            if answer == "accepted":
-                self._telemetry.emit(Superseded(row.shard, row.id, row.subject))
 
     # tidying up
 
@@ -282,33 +244,7 @@ class Replay:
 
     def _is_over(self, row: Row) -> bool:
         """It needs no outcome, or it has been waiting for longer than a replay would be safe."""
-        return row.operation in ("cancel", "discard") or time.time() - _relevant(row) > self._too_old_s
-
-
-def _relevant(row: Row) -> float:
-    """The time from which on its idempotency key runs out."""
-    return max(row.at, int(row.extra) / 1000) if row.operation == "schedule" else row.at
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """A few at a time, as the connection has a deadline."""
-    left = iter(rows)
-    while batch := list(islice(left, ROWS_A_CALL)):
-        while batch:
-            size = count = 0
-            while count < len(batch) and (not count or size < BYTES_A_CALL):
-                size += len(batch[count].fields)
-                count += 1
-            yield batch[:count]
-            batch = batch[count:]
-
-
-def _obituary(row: Row) -> bytes:
-    now = int(time.time() * 1000)
-    envelope = decode(row.shard, row.id.partition("-")[2], read_netstrings(row.fields))
-    error = Failure("superseded", "its subject has had later commands since it was lost", now)
-    head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
-    return head + outcome_rest("dead", now, None, error=error)
+        return row.operation in ("cancel", "discard") or time.time() - relevant(row) > self._too_old_s
 
 
 async def _installation(redis: Redis, keys: Keys) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.client import Bridge
-from bridge.envelope import Command
+from bridge.envelope import Command, netstrings
 from bridge.errors import Misconfigured, Overloaded, Replaying
+from bridge.journal import Row
 from bridge.replay import Replay
-from bridge.telemetry import Connected, NotReplayed, Read, Replayed, Settled, Superseded
+from bridge.telemetry import Buried, Connected, NotReplayed, Read, Replayed, Settled, Superseded
 from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many, note
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -282,6 +284,49 @@ async def test_a_late_replay_does_not_undo_what_was_accepted_since(
     [(_, new_id)] = (await back.dead.requeue([lost[0].id], by="operator", reason="still wanted")).done
     assert await numbers(own_fleet, 2) == [3, 1]
     assert await state(back, str(new_id)) == "done"
+
+
+async def test_a_row_that_cannot_be_put_back_is_told_and_holds_no_other_up(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    receipts = await do_many(publisher, range(3))
+    stranger = Row(0, "before", time.time(), "unheard-of", "0-1-1", fields=netstrings([b"v", b"1"]))
+    await replay_of(publisher).journal.add(stranger)
+    await replay_of(publisher).journal.add(stranger._replace(operation="append", id="0-1-2", fields=b"no netstring"))
+    receipts += await do_many(publisher, range(3, 6))
+    await past.return_()
+    await replayed(events, publisher)
+    assert {event.id for event in events.all(NotReplayed)} == {"0-1-1", "0-1-2"}
+    await do(publisher, 6)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 7) == list(range(7))
+
+
+async def test_a_superseded_command_that_cannot_be_read_is_a_dead_letter_again(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    other = await own_fleet.bridge()
+    await own_fleet.node("node-first")
+    entry = await own_fleet.put("v", "1", "type", "desk.do", "subject", "user:u1")  # without a payload
+    await events.wait_for(Buried, id=f"0-{entry}")
+    await own_fleet.leave("node-first")
+    async with Bridge.connect(
+        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
+    ) as gone:
+        past = Past(own_fleet.server)
+        name = replay_of(gone).journal.publisher
+        [(_, new_id)] = (await gone.dead.requeue([f"0-{entry}"], by="operator", reason="again")).done
+    await past.return_()
+    await until(lambda: other.redis.connected)
+    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
+    await do(other, 3)
+    back = await own_fleet.bridge(journal=journal)
+    assert (await events.wait_for(Superseded)).id == new_id
+    letter = await back.dead.get(str(new_id))
+    assert letter is not None
+    assert letter.cause_code == "superseded"
+    await own_fleet.raw.delete("chat:{0}:commands")
 
 
 async def test_a_publisher_that_is_gone_holds_others_up_for_five_seconds_at_most(
