@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 ROLLBACK_S = 2.0  # a replica may lack what was answered so long before its primary was lost
 
 
+GARBAGE = "nemesis.garbage"  # type of entries that nobody can read
+
+
 @dataclass(slots=True)
 class Issued:
     """One command, as its issuer saw it. ``accepted`` None: its outcome is unknown."""

@@ -11,6 +11,7 @@ import pytest
 from tests.nemesis import checkers
 from tests.nemesis.checkers import GROWTH_BAR, judge, recoveries
 from tests.nemesis.history import (
+    GARBAGE,
     Entered,
     Heard,
     History,
@@ -262,3 +263,9 @@ def test_recovery_counts_from_the_last_heal_of_a_wave() -> None:
     [recovery] = recoveries(history)
     assert recovery.seconds == pytest.approx(0.7)
     assert recovery.kinds == ("node killed", "scripts forgotten")
+
+
+def test_garbage_whose_issuer_did_not_hear_of_it_is_no_innocent() -> None:
+    history = good()
+    history.letters.append(Letter("6-2", GARBAGE, "undecodable", 0))
+    assert checkers.poison(history).wrong == []

@@ -12,7 +12,7 @@ from bridge.errors import BridgeError
 from bridge.rest import NotAnswered, Refused, RestApi
 from tests.faults.pace import elapsed
 from tests.nemesis.clock import Clock
-from tests.nemesis.history import History, Issued, Sanction
+from tests.nemesis.history import GARBAGE, History, Issued, Sanction
 
 AGAIN_S, GIVE_UP_S = 0.1, 15.0
 SLOW_EVERY, SLOW_S = 4, 0.1  # so that nodes have something in their hands
@@ -97,13 +97,13 @@ class Workload:
             n += 1
             try:
                 id = await self.bridge.redis.call(
-                    "XADD", self.bridge.keys.commands(shard), "*", "v", "1", "type", "nemesis.add", "payload", "{"
+                    "XADD", self.bridge.keys.commands(shard), "*", "v", "1", "type", GARBAGE, "payload", "{"
                 )
             except BridgeError:
                 continue
             public = f"{shard}-{id.decode()}"
             self._history.issued.append(
-                Issued("garbage", f"shard {shard}", self._clock.now(), id=public, accepted=self._clock.now(),
+                Issued(GARBAGE, f"shard {shard}", self._clock.now(), id=public, accepted=self._clock.now(),
                        expected="dead undecodable", raw=True)
             )  # fmt: skip
 
