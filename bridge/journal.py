@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -23,24 +22,12 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 from bridge.errors import Misconfigured, NotRecorded, Overloaded
+from bridge.journal_file import COLUMNS, INSERT, database, lock, remove, take
 
 MAX_ROWS = 500_000  # 120 s at 4,000 a second
-MAX_FILES = 1000
 FULL_AGAIN_S = 5.0
 COMMIT_S = 0.5  # a disk that takes longer holds nobody up: the caller repeats the command
 _REMEDY = "set BRIDGE_JOURNAL to a directory that this process may write and that stays, or to off"
-_TABLE = """
-CREATE TABLE IF NOT EXISTS owner (publisher TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS accepted (
-  number INTEGER PRIMARY KEY, shard INTEGER NOT NULL, incarnation TEXT NOT NULL, at REAL NOT NULL,
-  operation TEXT NOT NULL, id TEXT NOT NULL, subject TEXT NOT NULL, caller TEXT NOT NULL, key TEXT NOT NULL,
-  body TEXT NOT NULL, origin TEXT NOT NULL, letter TEXT NOT NULL, extra BLOB NOT NULL, fields BLOB NOT NULL,
-  UNIQUE (operation, id)
-);
-CREATE INDEX IF NOT EXISTS by_shard ON accepted (shard, number);
-"""
-_COLUMNS = "shard, incarnation, at, operation, id, subject, caller, key, body, origin, letter, extra, fields"
-_INSERT = f"INSERT OR IGNORE INTO accepted ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"
 T = TypeVar("T")
 
 
@@ -49,7 +36,7 @@ class Row(NamedTuple):
 
     shard: int
     incarnation: str  # of the server that has it
-    at: float  # when it was accepted, seconds since the epoch, this machine's clock
+    at: float  # when it was accepted, seconds since the epoch
     operation: str  # append, schedule, cancel, requeue or discard
     id: str  # of the command
     subject: str = ""
@@ -60,18 +47,28 @@ class Row(NamedTuple):
     letter: str = ""  # that one's entry
     extra: bytes = b""  # an outcome, or when it is due (ms)
     fields: bytes = b""  # as the stream has them, as netstrings
-    number: int = 0  # grows in the order of acceptance
+    place: float = 0.0  # in the order of acceptance; ``add`` gives it
+    number: int = 0  # among those of one place
+
+
+class Adopted(NamedTuple):
+    """What came of looking for files that processes have left."""
+
+    publishers: list[str]  # whose they were
+    faults: list[tuple[Path, str]]  # files that stay as they are, each told once, and why
 
 
 class Journal:
     """See the module. Made by ``open``; everything else runs in the event loop."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, max_rows: int) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, held: int, max_rows: int) -> None:
         self.path = path
         self.publisher = ""
         self.count = 0  # rows, those that are being written included
         self.max_rows = max_rows
-        self._db, self._lock = connection, lock
+        self._db, self._lock = connection, held
+        self._last = 0.0  # place given
+        self._left_alone: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
@@ -81,16 +78,16 @@ class Journal:
         """Take a file of ``directory``, made if it lacks. Raises Misconfigured with the remedy."""
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path, lock = _take(directory, installation)
+            path, held = take(directory, installation)
         except OSError as error:
             raise Misconfigured(
                 f"the journal {directory} cannot be used: {error.strerror or error}; {_REMEDY}"
             ) from None
         try:
-            journal = cls(path, _database(path), lock, max_rows)
+            journal = cls(path, database(path), held, max_rows)
             await journal._run(journal._prepare)
-        except sqlite3.Error as error:
-            os.close(lock)
+        except (sqlite3.Error, OSError) as error:
+            os.close(held)
             raise Misconfigured(
                 f"the journal file {path} cannot be used: {error}; move it away to go on without what it holds, "
                 f"or {_REMEDY}"
@@ -106,20 +103,22 @@ class Journal:
         """Return once the row is on disk. Raises NotRecorded where it cannot be written."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((row, written))
+        # Their servers' clocks may go back, the order of acceptance does not; those of other publishers go between.
+        self._last = max(self._last, row.at)
+        self._waiting.append((row._replace(place=self._last), written))
         self.count += 1
         if self._committing is None:
             self._committing = loop.create_task(self._commit_all(), name="journal")
         await written
 
-    async def rows(self, shard: int, other_than: str, after: int, limit: int) -> list[Row]:
-        """A shard's rows of other incarnations, oldest first, from number ``after`` on."""
+    async def rows(self, shard: int, other_than: str, after: Row | None, limit: int) -> list[Row]:
+        """A shard's rows of other incarnations, oldest first, those ``after`` that one."""
 
         def select() -> list[Row]:
             found = self._db.execute(
-                f"SELECT {_COLUMNS}, number FROM accepted WHERE shard = ? AND incarnation != ? AND number > ? "
-                "ORDER BY number LIMIT ?",
-                (shard, other_than, after, limit),
+                f"SELECT {COLUMNS}, number FROM accepted WHERE shard = ? AND incarnation != ? AND "
+                "(place, number) > (?, ?) ORDER BY place, number LIMIT ?",
+                (shard, other_than, *_place(after), limit),
             )
             return [Row(*values) for values in found]
 
@@ -130,8 +129,9 @@ class Journal:
 
         def select() -> list[Row]:
             found = self._db.execute(
-                f"SELECT {_COLUMNS}, number FROM accepted WHERE shard = ? AND incarnation != ? AND "
-                "operation IN ('cancel', 'discard') AND id NOT IN (SELECT origin FROM accepted) ORDER BY number",
+                f"SELECT {COLUMNS}, number FROM accepted AS row INDEXED BY withdrawn WHERE shard = ? AND "
+                "incarnation != ? AND operation IN ('cancel', 'discard') AND NOT EXISTS "
+                "(SELECT 1 FROM accepted WHERE origin = row.id AND origin != '') ORDER BY place, number",
                 (shard, other_than),
             )
             return [Row(*values) for values in found]
@@ -161,15 +161,15 @@ class Journal:
 
         await self._run(update)
 
-    async def older(self, shard: int, incarnation: str, before: float, after: int, limit: int) -> list[Row]:
-        """A shard's rows of this incarnation that were accepted ``before`` that time, without their fields."""
-        columns = _COLUMNS.replace("extra, fields", "x'', x''")
+    async def older(self, shard: int, incarnation: str, before: float, after: Row | None, limit: int) -> list[Row]:
+        """A shard's rows of this incarnation that were accepted ``before`` that time, without fields and outcomes."""
+        columns = COLUMNS.replace("extra, fields", "iif(operation = 'schedule', extra, x''), x''")
 
         def select() -> list[Row]:
             found = self._db.execute(
-                f"SELECT {columns}, number FROM accepted WHERE shard = ? AND incarnation = ? AND at < ? AND number > ? "
-                "ORDER BY number LIMIT ?",
-                (shard, incarnation, before, after, limit),
+                f"SELECT {columns}, number FROM accepted WHERE shard = ? AND incarnation = ? AND at < ? AND "
+                "(place, number) > (?, ?) ORDER BY place, number LIMIT ?",
+                (shard, incarnation, before, *_place(after), limit),
             )
             return [Row(*values) for values in found]
 
@@ -184,11 +184,11 @@ class Journal:
         deleted = await self._run(delete)
         self.count -= deleted  # read after the wait: rows may have been added meanwhile
 
-    async def adopt(self) -> list[str]:
-        """Take over what processes left behind that are gone; the names they had."""
-        names, added = await self._run(self._adopt)
+    async def adopt(self) -> Adopted:
+        """Take over what processes left behind that are gone."""
+        adopted, added = await self._run(self._adopt)
         self.count += added
-        return names
+        return adopted
 
     async def close(self) -> None:
         """Write what waits, and let go of the file; one without rows is removed."""
@@ -196,7 +196,7 @@ class Journal:
             await self._committing
         try:
             if not await self._run(self._finish):
-                _remove(self.path)
+                remove(self.path)
         finally:
             self._thread.shutdown()
             os.close(self._lock)
@@ -232,11 +232,10 @@ class Journal:
     def _insert(self, rows: Sequence[Row]) -> int:
         """How many it had already: another try of their caller with the same key."""
         with self._db:
-            done = self._db.executemany(_INSERT, [row[:-1] for row in rows])
+            done = self._db.executemany(INSERT, [row[:-1] for row in rows])
         return len(rows) - done.rowcount
 
     def _prepare(self) -> None:
-        self._db.executescript(_TABLE)
         named = self._db.execute("SELECT publisher FROM owner").fetchone()
         if named is None:
             named = (secrets.token_hex(8),)
@@ -244,6 +243,7 @@ class Journal:
                 self._db.execute("INSERT INTO owner VALUES (?)", named)
         self.publisher = named[0]
         self.count = self._rows()
+        (self._last,) = self._db.execute("SELECT coalesce(max(place), 0.0) FROM accepted").fetchone()
 
     def _rows(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM accepted").fetchone()[0])
@@ -255,64 +255,37 @@ class Journal:
         finally:
             self._db.close()
 
-    def _adopt(self) -> tuple[list[str], int]:
-        names, added = [], 0
+    def _adopt(self) -> tuple[Adopted, int]:
+        adopted, added = Adopted([], []), 0
         for path in sorted(self.path.parent.glob(f"{self.path.name.rpartition('-')[0]}-*.sqlite")):
-            lock = None if path == self.path else _lock(path)
-            if lock is None:
-                continue
             try:
-                if path.exists():  # nobody has taken it over just before
-                    theirs, rows = self._take_over(path)
-                    names += theirs
-                    added += rows
-            finally:
-                os.close(lock)
-        return names, added
+                names, rows = self._take_over(path) if path != self.path else ([], 0)
+            except (sqlite3.Error, OSError) as error:  # damaged, somebody else's, a later version's
+                if path not in self._left_alone:
+                    adopted.faults.append((path, str(error)))
+                self._left_alone.add(path)
+            else:
+                adopted.publishers.extend(names)
+                added += rows
+        return adopted, added
 
     def _take_over(self, path: Path) -> tuple[list[str], int]:
-        with contextlib.closing(_database(path)) as other:
-            other.executescript(_TABLE)
-            rows = other.execute(f"SELECT {_COLUMNS} FROM accepted ORDER BY number").fetchall()
-            names = [name for (name,) in other.execute("SELECT publisher FROM owner")]
-        with self._db:
-            added = self._db.executemany(_INSERT, rows).rowcount
-        _remove(path)
-        return names, max(0, added)
+        held = lock(path)
+        if held is None:
+            return [], 0
+        try:
+            if not path.exists():  # somebody has taken it over just before
+                return [], 0
+            with contextlib.closing(database(path)) as other:
+                rows = other.execute(f"SELECT {COLUMNS} FROM accepted ORDER BY number").fetchall()
+                names = [name for (name,) in other.execute("SELECT publisher FROM owner")]
+            with self._db:
+                added = self._db.executemany(INSERT, rows).rowcount
+            remove(path)
+            return names, max(0, added)
+        finally:
+            os.close(held)
 
 
-def _take(directory: Path, installation: str) -> tuple[Path, int]:
-    for number in range(MAX_FILES):
-        path = directory / f"{installation}-{number}.sqlite"
-        lock = _lock(path)
-        if lock is not None:
-            return path, lock
-    raise OSError(f"{MAX_FILES} processes use it")
-
-
-def _lock(path: Path) -> int | None:
-    """A lock that ends with the process; None: somebody has it. Its file stays: two must not lock different ones."""
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _database(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False)
-    try:
-        path.chmod(0o600)  # payloads are in it
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # a commit is an fsync
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _place(row: Row | None) -> tuple[float, int]:
+    return (row.place, row.number) if row is not None else (-1.0, -1)

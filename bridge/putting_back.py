@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from bridge.clock import ServerClock
 from bridge.envelope import Failure, decode_or_stand_in, outcome_head, outcome_rest, read_netstrings
 from bridge.errors import ServerError
 from bridge.journal import Journal, Row
@@ -21,9 +21,12 @@ _WHY = {"late": "a node had begun the command", "alive": "the command that it re
 class PuttingBack:
     """See the module. ``tally`` counts what became of the rows."""
 
-    def __init__(self, journal: Journal, stream: ShardStream, too_old_s: float, telemetry: Telemetry) -> None:
+    def __init__(
+        self, journal: Journal, stream: ShardStream, clock: ServerClock, too_old_s: float, telemetry: Telemetry
+    ) -> None:
         self.tally: Counter[str] = Counter()
-        self._journal, self._stream, self._too_old_s, self._telemetry = journal, stream, too_old_s, telemetry
+        self._journal, self._stream, self._telemetry = journal, stream, telemetry
+        self._clock, self._too_old_s = clock, too_old_s
 
     async def run(self, current: str) -> None:
         """What was cancelled or discarded first, so that it is not there for a moment in which a node reads it.
@@ -32,13 +35,14 @@ class PuttingBack:
         """
         withdrawn = await self._journal.withdrawn(self._stream.shard, current)
         await self._put_back(current, withdrawn)
-        done, after = {row.number for row in withdrawn}, -1
+        done = {row.number for row in withdrawn}
+        after: Row | None = None
         while rows := await self._journal.rows(self._stream.shard, current, after, ROWS_A_LOOK):
-            after = rows[-1].number
+            after = rows[-1]
             await self._put_back(current, [row for row in rows if row.number not in done])
 
     async def _put_back(self, current: str, rows: Sequence[Row]) -> None:
-        now = time.time()
+        now = self._clock.now()
         outdated = [row for row in rows if now - relevant(row) > self._too_old_s]
         for row in outdated:
             self._tell(row, "it is too old to tell whether it was done")
@@ -68,7 +72,7 @@ class PuttingBack:
         return [answer for row in rows for answer in await self._replay(current, [row])]
 
     async def _bury(self, current: str, rows: Sequence[Row]) -> None:
-        letters = [row._replace(operation="bury", extra=_obituary(row)) for row in rows]
+        letters = [row._replace(operation="bury", extra=_obituary(row, self._clock.now_ms())) for row in rows]
         for row, answer in zip(rows, await self._replay(current, letters), strict=True):
             if answer == "accepted":
                 self._telemetry.emit(Superseded(row.shard, row.id, row.subject))
@@ -95,8 +99,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
             batch = batch[count:]
 
 
-def _obituary(row: Row) -> bytes:
-    now = int(time.time() * 1000)
+def _obituary(row: Row, now: int) -> bytes:
     envelope, fault = decode_or_stand_in(row.shard, row.id.partition("-")[2], read_netstrings(row.fields))
     error = Failure("superseded", "its subject has had later commands since it was lost", now)
     head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps(), readable=fault is None)

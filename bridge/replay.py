@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
+from bridge.clock import ServerClock
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.errors import OtherHistory, Replaying
@@ -56,6 +57,8 @@ class Replay:
         self._since: dict[int, float] = {}  # loop time of that
         self._stale: set[int] = set()  # shards that got a row of another incarnation meanwhile
         self._catching_up: dict[int, asyncio.Task[None]] = {}
+        self._clock = ServerClock()
+        self._departed: set[str] = set()  # whose rows are ours now; no shard need wait for them
         self._looks = 0
         self._stirred = asyncio.Event()
         self._tidied_at = 0.0
@@ -108,12 +111,20 @@ class Replay:
 
     async def _keep(self, answer: T, accepted: Row | None) -> T:
         if accepted is not None:
-            await self.journal.add(accepted)
+            await self.journal.add(accepted._replace(at=self._accepted_at(accepted)))
             if self._known.get(accepted.shard) != accepted.incarnation:  # another server took its place meanwhile
                 self._known.pop(accepted.shard, None)
                 self._stale.add(accepted.shard)
                 self._stirred.set()
         return answer
+
+    def _accepted_at(self, row: Row) -> float:
+        """By the server's clock, which its id has unless that is the id of what it withdraws."""
+        return self._clock.now() if row.operation in ("cancel", "discard") else int(row.id.split("-")[1]) / 1000
+
+    async def _ask_the_time(self) -> None:
+        seconds, micros = await self._redis.call("TIME")
+        self._clock.heard(int(seconds) + int(micros) / 1e6)
 
     # looking after servers
 
@@ -136,10 +147,18 @@ class Replay:
         current = {answer for answer in answers if isinstance(answer, str)}
         behind = [each.shard for each in group if {self._known.get(each.shard)} != current or each.shard in self._stale]
         if current:
-            results = await asyncio.gather(*map(self._catch_up, behind), return_exceptions=True)
-            for error in results:
-                if isinstance(error, Exception):
-                    raise error
+            await self._each(behind, self._catch_up)
+
+    async def _each(self, shards: Iterable[int], work: Callable[[int], Awaitable[None]]) -> None:
+        """One shard's fault, as where its primary is gone, keeps no other from being looked after."""
+        shards = list(shards)
+        errors = await asyncio.gather(*map(work, shards), return_exceptions=True)
+        told: defaultdict[str, list[int]] = defaultdict(list)
+        for shard, error in zip(shards, errors, strict=True):
+            if isinstance(error, Exception):
+                told[f"{type(error).__name__}: {error}"].append(shard)
+        for cause, where in told.items():
+            self._telemetry.emit(StepFailed("replay", f"shard {', '.join(map(str, where))}: {cause}"))
 
     async def _vouch(self, stream: ShardStream) -> str:
         return await stream.vouch(self.journal.publisher, self._known.get(stream.shard, "-"))
@@ -158,7 +177,7 @@ class Replay:
                 self._telemetry.emit(StepFailed("replay", f"{type(error).__name__}: {error}"))
 
     async def _start(self) -> None:
-        await self.journal.adopt()
+        await self._take_over()
         used = await self.journal.has()
 
         async def begin(stream: ShardStream) -> None:
@@ -168,6 +187,7 @@ class Replay:
                 self._stands(stream.shard, await stream.vouch(self.journal.publisher, "*"))
 
         await asyncio.gather(*map(begin, self._streams))
+        await self._say_farewell()
 
     async def _leave(self) -> None:
         """Nobody need wait for this one; with rows left it may come again."""
@@ -192,9 +212,10 @@ class Replay:
 
     async def _put_all_back(self, shard: int) -> None:
         stream, began = self._streams[shard], time.monotonic()
-        putting_back = PuttingBack(self.journal, stream, self._too_old_s, self._telemetry)
+        putting_back = PuttingBack(self.journal, stream, self._clock, self._too_old_s, self._telemetry)
         self._known.pop(shard, None)
         current = await stream.vouch(self.journal.publisher, "-")
+        await self._ask_the_time()
         while True:
             self._stale.discard(shard)
             try:
@@ -220,31 +241,49 @@ class Replay:
 
     async def _adopt(self) -> None:
         """Take over from processes that are gone."""
-        names = await self.journal.adopt()
-        if not names:
+        await self._take_over()
+        if not self._departed:
             return
-        for shard, incarnations in (await self.journal.has()).items():
-            if incarnations != {self._known.get(shard)}:
-                self._stale.add(shard)
-                await self._catch_up(shard)
-        await asyncio.gather(*(stream.vouch(name, "") for stream in self._streams for name in names))
+        used = await self.journal.has()
+        behind = [shard for shard, incarnations in used.items() if incarnations != {self._known.get(shard)}]
+        self._stale.update(behind)
+        await self._each(behind, self._catch_up)
+        if all(shard in self._known for shard in behind):
+            await self._say_farewell()
+
+    async def _take_over(self) -> None:
+        adopted = await self.journal.adopt()
+        self._departed.update(adopted.publishers)
+        for path, cause in adopted.faults:
+            self._telemetry.emit(StepFailed("replay", f"the journal file {path} is left alone: {cause}"))
+
+    async def _say_farewell(self) -> None:
+        """Nobody need wait for publishers that cannot come, as their rows are back."""
+        for name in sorted(self._departed):
+            farewells = (stream.vouch(name, "") for stream in self._streams)
+            said = await asyncio.gather(*farewells, return_exceptions=True)
+            if not any(isinstance(error, BaseException) for error in said):
+                self._departed.discard(name)
 
     async def _tidy(self) -> None:
         """Forget rows of commands that have ended on a server that has been the same for the window."""
-        before = time.time() - self.window_s
-        for shard, known in list(self._known.items()):
-            if time.monotonic() - self._since[shard] < self.window_s:
-                continue
-            after = -1
-            while rows := await self.journal.older(shard, known, before, after, ROWS_A_LOOK):
-                after = rows[-1].number
-                ended = await self._streams[shard].have_ended([row.id for row in rows])
-                over = [row.number for row, has in zip(rows, ended, strict=True) if has or self._is_over(row)]
-                await self.journal.forget(over)
+        await self._ask_the_time()
+        now = time.monotonic()
+        stood = [shard for shard, since in self._since.items() if now - since >= self.window_s]
+        await self._each(stood, self._tidy_shard)
+
+    async def _tidy_shard(self, shard: int) -> None:
+        known, before = self._known.get(shard), self._clock.now() - self.window_s
+        after: Row | None = None
+        while known and (rows := await self.journal.older(shard, known, before, after, ROWS_A_LOOK)):
+            after = rows[-1]
+            stands = await self._streams[shard].stand([(row.id, row.operation == "schedule") for row in rows])
+            over = [row.number for row, does in zip(rows, stands, strict=True) if does or self._is_over(row)]
+            await self.journal.forget(over)
 
     def _is_over(self, row: Row) -> bool:
         """It needs no outcome, or it has been waiting for longer than a replay would be safe."""
-        return row.operation in ("cancel", "discard") or time.time() - relevant(row) > self._too_old_s
+        return row.operation in ("cancel", "discard") or self._clock.now() - relevant(row) > self._too_old_s
 
 
 async def _installation(redis: Redis, keys: Keys) -> str:

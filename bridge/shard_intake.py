@@ -205,8 +205,17 @@ class ShardIntake:
             raise OtherHistory(answers[1].decode())
         return [answer.decode() for answer in answers]
 
-    async def have_ended(self, ids: Sequence[str]) -> list[bool]:
-        """Which of these commands have an outcome."""
+    async def stand(self, commands: Sequence[tuple[str, bool]]) -> list[bool]:
+        """Which of these have an outcome, or are scheduled still where ``True`` says that they were."""
+        ended = await self._have_ended([id for id, _ in commands])
+        due = [id for (id, scheduled), has in zip(commands, ended, strict=True) if scheduled and not has]
+        if not due:
+            return ended
+        times = await self._redis.call("ZMSCORE", self._keys.scheduled(self.shard), *due)
+        waiting = {id for id, time in zip(due, times, strict=True) if time is not None}
+        return [has or id in waiting for (id, _), has in zip(commands, ended, strict=True)]
+
+    async def _have_ended(self, ids: Sequence[str]) -> list[bool]:
         keys = [self._keys.outcome(self.shard, id) for id in ids]
         if await self._redis.call("EXISTS", *keys) == len(set(keys)):
             return [True] * len(keys)

@@ -15,7 +15,7 @@ from bridge.envelope import Command, netstrings
 from bridge.errors import Misconfigured, Overloaded, Replaying
 from bridge.journal import Row
 from bridge.replay import Replay
-from bridge.telemetry import Buried, Connected, NotReplayed, Read, Replayed, Settled, Superseded
+from bridge.telemetry import Buried, Connected, NotReplayed, Read, Replayed, Settled, StepFailed, Superseded
 from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many, note
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -456,6 +456,68 @@ async def test_rows_leave_once_their_command_has_ended_and_the_server_stood(
         return replay.journal.count == 0
 
     await until(gone)
+
+
+async def test_a_scheduled_commands_row_leaves_while_it_waits_for_its_time(fleet: Fleet, journal: Path) -> None:
+    bridge = await fleet.bridge(journal=journal)
+    replay = replay_of(bridge)
+    await do(bridge, deliver_at=await bridge.inspector.now() + 3600)
+    replay.window_s = 0.05
+
+    async def gone() -> bool:
+        await replay.step()
+        return replay.journal.count == 0
+
+    await until(gone)
+    await fleet.raw.flushall()
+
+
+async def test_one_shards_fault_keeps_no_other_from_forgetting(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    bridge = await own_fleet.bridge(journal=journal, shards=2)
+    subjects = {bridge.shard_of(f"user:u{n}"): f"user:u{n}" for n in range(100)}
+    due = await bridge.inspector.now() + 3600
+    for subject in subjects.values():
+        await do(bridge, 1, subject, deliver_at=due)
+    replay = replay_of(bridge)
+    assert await replay.journal.has() == {shard: {await _incarnation(bridge)} for shard in (0, 1)}
+    await own_fleet.raw.set("chat:{0}:scheduled", "no sorted set", ex=100)
+    replay.window_s = 0.05
+
+    async def gone() -> bool:
+        await replay.step()
+        return replay.journal.count == 1
+
+    await until(gone)
+    assert list(await replay.journal.has()) == [0]
+    assert any(event.cause.startswith("shard 0: ") for event in events.all(StepFailed, name="replay"))
+    await own_fleet.raw.flushall()
+
+
+async def test_ages_go_by_the_servers_clock(fleet: Fleet, journal: Path) -> None:
+    bridge = await fleet.bridge(journal=journal)
+    receipt = await do(bridge)
+    [row] = await replay_of(bridge).journal.rows(0, "another", None, 10)
+    assert row.at == int(receipt.id.split("-")[1]) / 1000
+    await fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_nobody_waits_for_a_publisher_whose_rows_were_taken_over_at_the_start(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    options = {"shards": 1, "registry": own_fleet.desk.registry}
+    async with (
+        Bridge.connect(own_fleet.server.url, journal=journal, **options),
+        Bridge.connect(own_fleet.server.url, journal=journal, **options) as second,
+    ):
+        await do(second)
+        left, name = replay_of(second).journal.path, replay_of(second).journal.publisher
+    assert left.exists()
+    await own_fleet.bridge(journal=journal)  # it takes the first file, and adopts the second
+    assert not left.exists()
+    assert name.encode() not in await own_fleet.raw.hgetall("chat:{0}:publishers")
+    await own_fleet.raw.delete("chat:{0}:commands")
 
 
 async def test_a_full_journal_refuses_before_anything_is_accepted(fleet: Fleet, journal: Path) -> None:

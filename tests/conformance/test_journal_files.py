@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import resource
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,8 +26,8 @@ REPOSITORY = Path(__file__).parents[2]
 INSTALLATION = "i"
 
 
-def row(number: int, shard: int = 0, incarnation: str = "first") -> Row:
-    return Row(shard, incarnation, 0.0, "append", f"{shard}-{number}-1", fields=b"1:v,")
+def row(number: int, shard: int = 0, incarnation: str = "first", at: float = 0.0) -> Row:
+    return Row(shard, incarnation, at, "append", f"{shard}-{number}-1", fields=b"1:v,")
 
 
 @pytest.fixture
@@ -48,8 +50,8 @@ async def test_rows_come_back_in_the_order_of_acceptance(opened: Callable[[], Aw
     await asyncio.gather(*(journal.add(row(n)) for n in range(100)))
     await journal.add(row(3))  # the caller has repeated it
     assert journal.count == 100
-    assert [each.id for each in await journal.rows(0, "second", -1, 1000)] == [f"0-{n}-1" for n in range(100)]
-    assert await journal.rows(0, "first", -1, 1000) == []
+    assert [each.id for each in await journal.rows(0, "second", None, 1000)] == [f"0-{n}-1" for n in range(100)]
+    assert await journal.rows(0, "first", None, 1000) == []
 
 
 async def test_rows_that_come_while_others_are_forgotten_are_counted_and_kept(
@@ -57,13 +59,13 @@ async def test_rows_that_come_while_others_are_forgotten_are_counted_and_kept(
 ) -> None:
     journal = await Journal.open(tmp_path, INSTALLATION)
     await journal.add(row(1))
-    [first] = await journal.rows(0, "second", -1, 10)
+    [first] = await journal.rows(0, "second", None, 10)
     await asyncio.gather(journal.forget([first.number]), journal.add(row(2)))
     assert journal.count == 1
     await journal.close()
     again = await opened()
     assert (again.path, again.count) == (journal.path, 1)
-    assert [each.id for each in await again.rows(0, "second", -1, 10)] == ["0-2-1"]
+    assert [each.id for each in await again.rows(0, "second", None, 10)] == ["0-2-1"]
 
 
 async def test_adopted_rows_are_counted_beside_those_that_are_being_written(
@@ -80,9 +82,70 @@ async def test_every_process_has_a_file_of_its_own(opened: Callable[[], Awaitabl
     journals = [await opened() for _ in range(3)]
     assert len({journal.path for journal in journals}) == len({journal.publisher for journal in journals}) == 3
     await journals[1].add(row(1))
-    assert await journals[0].adopt() == []  # its process lives
-    await journals[0].adopt()
+    assert await journals[0].adopt() == ([], [])  # its process lives
     assert journals[0].count == 0
+
+
+async def test_a_file_that_cannot_be_read_is_left_alone_and_told_once(
+    tmp_path: Path, opened: Callable[[], Awaitable[Journal]]
+) -> None:
+    journal = await opened()
+    later, left = [await Journal.open(tmp_path, INSTALLATION) for _ in range(2)]
+    damaged = tmp_path / f"{INSTALLATION}-3.sqlite"
+    damaged.write_bytes(b"no database at all, " * 100)
+    for each in (later, left):
+        await each.add(row(1))
+    await asyncio.gather(later.close(), left.close())
+    with contextlib.closing(sqlite3.connect(later.path)) as written:
+        written.execute("PRAGMA user_version = 1000")
+    adopted = await journal.adopt()
+    assert adopted.publishers == [left.publisher]
+    assert [path for path, _ in adopted.faults] == [later.path, damaged]
+    assert journal.count == 1
+    assert await journal.adopt() == ([], [])
+    assert later.path.exists()
+    assert damaged.exists()
+    later.path.unlink()
+
+
+async def test_a_file_of_an_older_version_is_read(tmp_path: Path, opened: Callable[[], Awaitable[Journal]]) -> None:
+    journal, left = await opened(), await Journal.open(tmp_path, INSTALLATION)
+    await left.add(row(1, at=7.0))
+    await left.close()
+    with contextlib.closing(sqlite3.connect(left.path)) as written:
+        written.executescript(
+            "DROP INDEX in_order; DROP INDEX withdrawn; ALTER TABLE accepted DROP COLUMN place;"
+            "CREATE INDEX by_shard ON accepted (shard, number); PRAGMA user_version = 0;"
+        )
+    assert await journal.adopt() == ([left.publisher], [])
+    assert [(each.id, each.place) for each in await journal.rows(0, "second", None, 10)] == [("0-1-1", 7.0)]
+
+
+async def test_adopted_rows_go_between_ones_own_by_time(
+    tmp_path: Path, opened: Callable[[], Awaitable[Journal]]
+) -> None:
+    journal, left = await opened(), await Journal.open(tmp_path, INSTALLATION)
+    for n in (1, 3, 5):
+        await journal.add(row(n, at=n))
+    for n, at in ((2, 2.0), (4, 4.0), (6, 3.0)):  # the server's clock went back; the last came last all the same
+        await left.add(row(n, at=at))
+    await left.close()
+    await journal.adopt()
+    found: list[Row] = []
+    while page := await journal.rows(0, "second", found[-1] if found else None, 2):
+        found += page
+    assert [int(each.id.split("-")[1]) for each in found] == [1, 2, 3, 4, 6, 5]
+
+
+async def test_what_was_withdrawn_is_found_without_reading_every_row(opened: Callable[[], Awaitable[Journal]]) -> None:
+    journal = await opened()
+    await asyncio.gather(*(journal.add(row(n)) for n in range(5000)))
+    await journal.add(row(7)._replace(operation="cancel"))
+    steps = []
+    journal._db.set_progress_handler(lambda: steps.append(1), 100)
+    [found] = await journal.withdrawn(0, "second")
+    assert found.id == "0-7-1"
+    assert len(steps) < 10
 
 
 async def test_a_damaged_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
