@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS accepted (
   body TEXT NOT NULL, origin TEXT NOT NULL, letter TEXT NOT NULL, extra BLOB NOT NULL, fields BLOB NOT NULL,
   place REAL NOT NULL, UNIQUE (operation, id)
 );
-CREATE INDEX IF NOT EXISTS in_order ON accepted (shard, place, number);
+CREATE INDEX IF NOT EXISTS in_order ON accepted (shard, place, number, incarnation);
 CREATE INDEX IF NOT EXISTS withdrawn ON accepted (shard, place, number) WHERE operation IN ('cancel', 'discard');
 CREATE INDEX IF NOT EXISTS repeated ON accepted (origin) WHERE origin != '';
 PRAGMA user_version = {SCHEMA};

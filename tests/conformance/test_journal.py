@@ -491,7 +491,7 @@ async def test_one_shards_fault_keeps_no_other_from_forgetting(
 
     await until(gone)
     assert list(await replay.journal.has()) == [0]
-    assert any(event.cause.startswith("shard 0: ") for event in events.all(StepFailed, name="replay"))
+    await until(lambda: any(e.cause.startswith("shard 0: ") for e in events.all(StepFailed, name="replay")))
     await own_fleet.raw.flushall()
 
 
