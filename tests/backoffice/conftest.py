@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,9 @@ from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
 from bridge.telemetry import Acquired
 from tests.backoffice.service import Api, backoffice, settings
+from tests.postgres import Postgres
 from tests.recorder import Recorder
-from tests.servers import Server
+from tests.servers import IN_CI, Missing, Server
 
 
 @pytest.fixture
@@ -23,10 +25,33 @@ def bridge_settings(server: Server) -> BridgeSettings:
     return settings(server.url)
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Raises a failure in CI, and skips elsewhere, where there is none."""
+    try:
+        server = Postgres()
+    except Missing as reason:
+        if IN_CI:
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+    yield server
+    server.destroy()
+
+
 @pytest.fixture
-async def api(bridge_settings: BridgeSettings) -> AsyncIterator[Api]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Of an empty database: of a file, or on PostgreSQL where a test's ``database`` says so."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/backoffice.sqlite3"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+async def api(bridge_settings: BridgeSettings, request: pytest.FixtureRequest) -> AsyncIterator[Api]:
     """A running back office, called by an admin."""
-    async with backoffice(bridge_settings) as client:
+    url = request.getfixturevalue("database_url") if "database_url" in request.fixturenames else None
+    async with backoffice(bridge_settings, database_url=url) as client:
         yield client
 
 
@@ -35,6 +60,9 @@ async def node(bridge_settings: BridgeSettings, events: Recorder) -> AsyncIterat
     """A node called node-a that holds every shard and handles every chat command."""
     async with serving(bridge_settings, events) as bridge:
         yield bridge
+
+
+both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
 
 @asynccontextmanager

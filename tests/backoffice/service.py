@@ -97,13 +97,18 @@ def settings(url: str, **options: Any) -> BridgeSettings:
 
 @asynccontextmanager
 async def backoffice(
-    bridge: BridgeSettings, *, registry: Registry = default, chat_key: str | None = CHAT_KEY
+    bridge: BridgeSettings,
+    *,
+    registry: Registry = default,
+    chat_key: str | None = CHAT_KEY,
+    database_url: str | None = None,
 ) -> AsyncIterator[Api]:
     """A back office on a free port, and its client, with the role admin."""
     with tempfile.TemporaryDirectory(prefix="backoffice-") as directory:
         path = Path(directory, "backoffice.sqlite3")
-        path.write_bytes(await _database())
-        config = make_settings(path, chat_key)
+        if database_url is None:
+            path.write_bytes(await _database())
+        config = make_settings(database_url or f"sqlite+aiosqlite:///{path}", chat_key)
         if bridge.journal is None:  # as the command has one by default
             bridge = bridge.model_copy(update={"journal": Path(directory, "journal")})
         async with _serving(config, bridge, registry) as api:
@@ -125,10 +130,10 @@ async def _database() -> bytes:
     return _made[0]
 
 
-def make_settings(path: Path, chat_key: str | None = CHAT_KEY, **options: Any) -> BackofficeSettings:
+def make_settings(database_url: str, chat_key: str | None = CHAT_KEY, **options: Any) -> BackofficeSettings:
     return BackofficeSettings(
         port=0,
-        database_url=SecretStr(f"sqlite+aiosqlite:///{path}"),
+        database_url=SecretStr(database_url),
         admin_password=SecretStr(PASSWORD),
         api_tokens=SecretStr(",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items())),
         demo_chat_key=None if chat_key is None else SecretStr(chat_key),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, select, update
@@ -18,6 +17,7 @@ from backoffice.tables import audit, audit_heads
 from bridge.chain import Verifier
 from bridge.client import Bridge
 from tests.backoffice.audited import audited
+from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import Api
 from tests.servers import Server
 from tests.waiting import until
@@ -26,8 +26,8 @@ ENTRIES = 10_000
 
 
 @pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    async with Records.open(f"sqlite+aiosqlite:///{tmp_path}/backoffice.sqlite3") as records:
+async def records(database_url: str) -> AsyncIterator[Records]:
+    async with Records.open(database_url) as records:
         yield records
 
 
@@ -161,6 +161,7 @@ async def test_filters_and_pages(api: Api) -> None:
     assert len(set(found)) == 10
 
 
+@both_databases
 async def test_a_chain_is_continued_after_a_restart_and_holds(records: Records) -> None:
     for _ in range(2):
         async for chain in running(Audit(records, "office")):
@@ -172,6 +173,7 @@ async def test_a_chain_is_continued_after_a_restart_and_holds(records: Records) 
     assert verifier.heads["office"][0] == 12
 
 
+@both_databases
 async def test_two_processes_may_write_one_chain_and_others_their_own(records: Records) -> None:
     async def write(chain: Audit) -> None:
         async for running_chain in running(chain):
@@ -239,6 +241,7 @@ async def test_a_moved_entry_is_named(long_chain: Records, seed: int) -> None:
     assert chosen in [broken.seq for broken in (await verify(long_chain)).broken]
 
 
+@both_databases
 async def test_the_chain_is_written_many_entries_a_transaction(records: Records, chain: Audit) -> None:
     commits = 0
     async with records.reading() as connection:

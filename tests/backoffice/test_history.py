@@ -18,7 +18,7 @@ from backoffice.history import History, Wanted
 from backoffice.records import Records
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
-from tests.backoffice.conftest import serving
+from tests.backoffice.conftest import both_databases, serving
 from tests.backoffice.service import Api, backoffice, settings
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -38,7 +38,8 @@ async def find(api: Api, count: int, query: str = "") -> list[dict[str, Any]]:
     return items
 
 
-async def test_commands_are_found_by_what_is_known_of_them(api: Api, node: Bridge) -> None:
+@both_databases
+async def test_commands_are_found_by_what_is_known_of_them(database_url: str, api: Api, node: Bridge) -> None:
     await api.issue("room.open", "room:lobby", {"title": "The lobby"}, wait=10)
     await api.as_("moderator").issue("member.mute", "room:lobby", {"user": "ann"}, reason="욕설 spam", wait=10)
     await api.as_("operator").issue("user.ban", "user:ann", {"seconds": 60}, wait=10)
@@ -62,7 +63,8 @@ async def test_commands_are_found_by_what_is_known_of_them(api: Api, node: Bridg
         assert [item["type"] for item in await find(api, len(types), query)] == types, query
 
 
-async def test_a_command_is_there_at_once_with_its_state_as_it_is_now(api: Api) -> None:
+@both_databases
+async def test_a_command_is_there_at_once_with_its_state_as_it_is_now(database_url: str, api: Api) -> None:
     first = await api.issue("room.open", "room:lobby", {})
     [item] = await find(api, 1)
     assert (item["id"], item["state"]) == (first.json["id"], "accepted")
@@ -76,7 +78,8 @@ async def test_a_command_is_there_at_once_with_its_state_as_it_is_now(api: Api) 
     assert (await api.get("/commands?state=accepted")).json["items"] == []
 
 
-async def test_pages_follow_each_other_without_a_gap(api: Api) -> None:
+@both_databases
+async def test_pages_follow_each_other_without_a_gap(database_url: str, api: Api) -> None:
     ids = [(await api.issue("room.open", f"room:r{n}", {})).json["id"] for n in range(7)]
     await find(api, 7)
     found: list[str] = []
@@ -116,15 +119,14 @@ async def test_a_command_that_the_servers_forgot_is_still_shown(api: Api, node: 
     assert (answer.status, answer.json["state"]) == (200, "done")
 
 
+@both_databases
 async def test_a_new_database_reads_what_the_records_hold(
-    api: Api, node: Bridge, bridge_settings: BridgeSettings, tmp_path: Path
+    bridge_settings: BridgeSettings, node: Bridge, database_url: str
 ) -> None:
-    for number in range(20):
-        await api.issue("room.open", f"room:r{number}", {}, wait=10)
-    async with (
-        Bridge.connect(bridge_settings) as bridge,
-        Records.open(f"sqlite+aiosqlite:///{tmp_path}/new.sqlite3") as records,
-    ):
+    async with Bridge.connect(bridge_settings) as bridge, Records.open(database_url) as records:
+        for number in range(20):
+            receipt = await bridge.publish("room.open", f"room:r{number}", {}, by="test")
+            await bridge.outcome(receipt.id, wait=10)
         fresh = History(records, bridge)
         await fresh.step()
         assert await fresh.count() == 20
