@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import heapq
 import re
 import time
@@ -15,18 +14,15 @@ import orjson
 
 from bridge.connection import Redis
 from bridge.envelope import (
-    Failure,
     check_subject,
-    decode_or_stand_in,
     netstrings,
-    outcome_head,
-    outcome_rest,
-    read_netstrings,
+    outcome_from_json,
     shard_of_id,
 )
 from bridge.errors import Invalid, Overloaded, Replaying, UnknownType
 from bridge.journal import Row
 from bridge.keys import Keys
+from bridge.letters import DeadLetter, decode, obituary, repeated
 from bridge.registry import Registry
 from bridge.replay import Replay
 from bridge.shard_stream import ShardStream
@@ -35,29 +31,8 @@ CODES = ("undecodable", "unknown_version", "unknown_type", "too_large", "attempt
          "timed_out", "effects_failed", "superseded")  # fmt: skip
 MOST_A_CALL = 1000
 _CHUNK = 50
+_NO_ENTRY = "0-0"
 _CURSOR = re.compile(r"(\d{1,16})-(\d{1,16})-(\d{1,5})", re.ASCII)
-_NOT_REPEATED = frozenset({b"id", b"origin", b"by", b"at", b"idem", b"expires", b"reason"})
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An entry as it came, and why it could not be handled."""
-
-    id: str  # the command's
-    type: str | None
-    subject: str | None
-    payload: Any  # None where it is no JSON
-    raw: dict[str, str]  # field → base64 of its bytes
-    cause_code: str
-    cause_message: str
-    attempts: int
-    node: str
-    at: int  # ms since the epoch
-    requeued_as: str | None
-    applied: int  # effects that were applied before it failed; such a letter is not requeued
-    shard: int
-    entry_id: str
-    fields: tuple[bytes, ...]  # names and values in turn, as they came
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +137,8 @@ class DeadLetters:
         skipped: list[tuple[str, str]] = []
         for id in dict.fromkeys(ids):
             letter = letters.get(id)
-            if letter is not None and (dry_run or await self._discard_one(letter)):
+            gone = letter is not None if dry_run else await self._discard_one(id, letter)
+            if gone:
                 done.append((id, None))
             else:
                 skipped.append((id, "not_found"))
@@ -175,10 +151,12 @@ class DeadLetters:
         if letter is None:
             return "not_found", None
         if letter.requeued_as is not None:
+            if self._replay is not None and not dry_run:  # perhaps by a try of which nobody was told
+                await self._repeat(letter, repeated(letter, by, reason, payload))
             return "already_requeued", letter.requeued_as
         if letter.applied:
             return "effects_applied", None
-        fields = _repeated(letter, by, reason, payload)
+        fields = repeated(letter, by, reason, payload)
         if len(fields) > 100 or sum(map(len, fields)) > 64 * 1024:
             return "too_large", None
         if dry_run:
@@ -191,33 +169,46 @@ class DeadLetters:
 
     async def _repeat(self, letter: DeadLetter, fields: Sequence[bytes]) -> tuple[str, str | None]:
         stream = self._streams[letter.shard]
-        if self._replay is None:
-            return await stream.requeue(letter.entry_id, letter.id, fields)
 
-        def row(answer: tuple[str, str | None], incarnation: str) -> Row | None:
-            word, id = answer
-            if id is None or word != "requeued":
+        def row(answer: tuple[str, str | None, Sequence[bytes]], incarnation: str) -> Row | None:
+            _, id, waiting = answer
+            if id is None or not waiting:
                 return None
-            whole = netstrings([*fields, b"id", id.encode()])
             return Row(letter.shard, incarnation, time.time(), "requeue", id, letter.subject or "", origin=letter.id,
-                       letter=letter.entry_id, fields=whole)  # fmt: skip
+                       letter=letter.entry_id, extra=obituary(letter), fields=netstrings(waiting))  # fmt: skip
 
-        return await self._replay.accept(
-            letter.shard, lambda knows: stream.requeue(letter.entry_id, letter.id, fields, knows=knows), row
-        )
+        async def run(knows: str = "") -> tuple[str, str | None, Sequence[bytes]]:
+            return await stream.requeue(letter.entry_id, letter.id, fields, knows=knows)
 
-    async def _discard_one(self, letter: DeadLetter) -> bool:
-        stream = self._streams[letter.shard]
+        word, id, _ = await (run() if self._replay is None else self._replay.accept(letter.shard, run, row))
+        return word, id
+
+    async def _discard_one(self, id: str, letter: DeadLetter | None) -> bool:
+        """Where the letter is gone already, by a try of which nobody was told perhaps, the journal has that now."""
+        shard = shard_of_id(id)
         if self._replay is None:
-            return await stream.discard(letter.entry_id, letter.id)
+            return letter is not None and await self._streams[shard].discard(letter.entry_id, id)
+        outcome = await self._dead(id) if letter is None else obituary(letter)
+        if outcome is None:
+            return False
+
+        async def run(knows: str) -> bool:
+            found = letter or (await self._find([id])).get(id)  # the server may be another one now
+            return await self._streams[shard].discard(found.entry_id if found else _NO_ENTRY, id, knows=knows)
 
         def row(gone: bool, incarnation: str) -> Row | None:
-            return Row(letter.shard, incarnation, time.time(), "discard", letter.id, letter=letter.entry_id,
-                       extra=_obituary(letter)) if gone else None  # fmt: skip
+            return Row(shard, incarnation, time.time(), "discard", id, letter=letter.entry_id if letter else _NO_ENTRY,
+                       extra=outcome) if gone or letter is None else None  # fmt: skip
 
-        return await self._replay.accept(
-            letter.shard, lambda knows: stream.discard(letter.entry_id, letter.id, knows=knows), row
-        )
+        return await self._replay.accept(shard, run, row)
+
+    async def _dead(self, id: str) -> bytes | None:
+        """The outcome of a command that is dead."""
+        shard = shard_of_id(id)
+        if shard >= len(self._streams):
+            return None
+        record: bytes | None = await self._redis.call("GET", self._keys.outcome(shard, id))
+        return record if record is not None and outcome_from_json(record).state == "dead" else None
 
     def _check_payload(self, letter: DeadLetter | None, payload: Mapping[str, Any]) -> None:
         if letter is None or letter.type is None or letter.subject is None:
@@ -265,7 +256,7 @@ class DeadLetters:
         if not rows:
             return []
         requeued = await self._redis.call("HMGET", self._keys.requeued(shard), *(row[1][1] for row in rows))
-        return [_decode(shard, row[0].decode(), row[1], new) for row, new in zip(rows, requeued, strict=True)]
+        return [decode(shard, row[0].decode(), row[1], new) for row, new in zip(rows, requeued, strict=True)]
 
 
 def _order(letter: DeadLetter) -> tuple[int, int, int]:
@@ -286,59 +277,6 @@ def _parse(cursor: str | None) -> tuple[int, int, int] | None:
         raise Invalid("this cursor was not given by this list", path="?cursor")
     ms, seq, shard = map(int, match.groups())
     return -ms, -seq, shard
-
-
-def _decode(shard: int, entry_id: str, flat: list[bytes], requeued_as: bytes | None) -> DeadLetter:
-    record = dict(zip(flat[::2], flat[1::2], strict=True))
-    fields = read_netstrings(record[b"raw"])
-    entry = dict(zip(fields[::2], fields[1::2], strict=True))
-    return DeadLetter(
-        id=record[b"id"].decode(),
-        type=_text(entry.get(b"type")),
-        subject=_text(entry.get(b"subject")),
-        payload=_json(entry.get(b"payload")),
-        raw={name.decode(errors="backslashreplace"): base64.b64encode(value).decode() for name, value in entry.items()},
-        cause_code=record[b"code"].decode(),
-        cause_message=record[b"message"].decode(errors="replace"),
-        attempts=int(record[b"attempts"]),
-        node=record[b"node"].decode(),
-        at=int(record[b"at"]),
-        requeued_as=requeued_as.decode() if requeued_as else None,
-        applied=int(record[b"applied"]),
-        shard=shard,
-        entry_id=entry_id,
-        fields=fields,
-    )
-
-
-def _repeated(letter: DeadLetter, by: str, reason: str | None, payload: Mapping[str, Any] | None) -> list[bytes]:
-    kept = [(n, v) for n, v in zip(letter.fields[::2], letter.fields[1::2], strict=True) if n not in _NOT_REPEATED]
-    if payload is not None:
-        kept = [(n, v) for n, v in kept if n != b"payload"] + [(b"payload", orjson.dumps(payload))]
-    kept += [(b"origin", letter.id.encode()), (b"by", by.encode()), (b"at", b"%d" % int(time.time() * 1000))]
-    if reason:
-        kept.append((b"reason", reason.encode()))
-    return [part for pair in kept for part in pair]
-
-
-def _obituary(letter: DeadLetter) -> bytes:
-    """Its outcome, for a server that has lost it."""
-    envelope, unreadable = decode_or_stand_in(letter.shard, letter.id.partition("-")[2], letter.fields)
-    head = outcome_head(envelope, node=letter.node or None, attempts=letter.attempts, timeline=envelope.first_steps(),
-                        readable=unreadable is None)  # fmt: skip
-    error = Failure(letter.cause_code, letter.cause_message, letter.at)
-    return head + outcome_rest("dead", letter.at, letter.node or None, error=error)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="replace")
-
-
-def _json(value: bytes | None) -> Any:
-    try:
-        return None if value is None else orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None
 
 
 def _check_count(ids: Sequence[str]) -> None:

@@ -140,8 +140,12 @@ def decode_or_stand_in(shard: int, entry_id: str, flat: Sequence[bytes]) -> tupl
     except BadEntry as error:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         type_, subject, by, reason, origin = (fields.get(name, b"").decode(errors="replace")[:500] for name in _TOLD)
+        try:
+            id = _public_id(shard, entry_id, fields.get(b"id"))
+        except ValueError:
+            id = f"{shard}-{entry_id}"
         told = Envelope(
-            f"{shard}-{entry_id}",
+            id,
             entry_id,
             shard,
             type_,

@@ -207,11 +207,16 @@ class Inspector:
         found = await self._redis.call("XRANGE", self._keys.commands(shard), entry_id, entry_id)
         return _readable(shard, entry_id, found[0][1]) if found else None
 
+    async def record(self, shard: int, id: str) -> bytes | None:
+        """The outcome of a command that has ended, as it is kept."""
+        found: bytes | None = await self._redis.call("GET", self._keys.outcome(shard, id))
+        return found
+
     async def command(self, shard: int, id: str) -> Outcome | None:
         """Where a command stands; None: no such command, or it ended longer ago than outcomes are kept."""
         for _ in range(2):  # it may end between the two looks
             record, requeued_as = await asyncio.gather(
-                self._redis.call("GET", self._keys.outcome(shard, id)),
+                self.record(shard, id),
                 self._redis.call("HGET", self._keys.requeued(shard), id),
             )
             if record is not None:

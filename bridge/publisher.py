@@ -24,6 +24,7 @@ from bridge.envelope import (
     check_subject,
     depth,
     netstrings,
+    outcome_from_json,
     outcome_head,
     outcome_rest,
     shard_of_id,
@@ -113,24 +114,40 @@ class Publisher:
         shard = self._shard_of_id(id)
         envelope = await self._inspector.waiting(shard, id)
         if envelope is None:
-            if await self._inspector.command(shard, id) is None:
-                raise NotFound(f"no command {id}")
+            outcome, due = await self._cancelled(shard, id)
+        else:
+            now, due = int(await self._inspector.now() * 1000), envelope.due
+            head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
+            outcome = head + outcome_rest("cancelled", now, None, result={"cancelled_by": by})
+        word, _ = await self._cancel(self._streams[shard], id, outcome, due)
+        if word == 2:
+            raise Conflict(f"command {id} is being handled; it cannot be cancelled any more")
+        if word == 0 or envelope is None:
             raise Conflict(f"command {id} has ended")
-        now = int(await self._inspector.now() * 1000)
-        head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
-        outcome = head + outcome_rest("cancelled", now, None, result={"cancelled_by": by})
-        match await self._cancel(self._streams[shard], id, outcome):
-            case 0:
-                raise Conflict(f"command {id} has ended")
-            case 2:
-                raise Conflict(f"command {id} is being handled; it cannot be cancelled any more")
 
-    async def _cancel(self, stream: ShardStream, id: str, outcome: bytes) -> int:
+    async def _cancelled(self, shard: int, id: str) -> tuple[bytes, int | None]:
+        """The outcome of one that was cancelled before, perhaps by a try of which nobody was told, and its due time.
+
+        Raises NotFound, or Conflict where it ended otherwise.
+        """
+        record = await self._inspector.record(shard, id)
+        if record is None and await self._inspector.command(shard, id) is None:
+            raise NotFound(f"no command {id}")
+        outcome = None if record is None else outcome_from_json(record)
+        if record is None or outcome is None or outcome.state != "cancelled":
+            raise Conflict(f"command {id} has ended")
+        return record, outcome.deliver_at
+
+    async def _cancel(self, stream: ShardStream, id: str, outcome: bytes, due: int | None) -> tuple[int, bytes]:
         if self._replay is None:
             return await stream.cancel(id, outcome)
 
-        def row(answer: int, incarnation: str) -> Row | None:
-            return Row(stream.shard, incarnation, time.time(), "cancel", id, extra=outcome) if answer == 1 else None
+        def row(answer: tuple[int, bytes], incarnation: str) -> Row | None:
+            _, found = answer
+            if not found or outcome_from_json(found).state != "cancelled":
+                return None
+            fields = netstrings([] if due is None else [b"due", b"%d" % due])
+            return Row(stream.shard, incarnation, time.time(), "cancel", id, extra=found, fields=fields)
 
         return await self._replay.accept(stream.shard, lambda knows: stream.cancel(id, outcome, knows=knows), row)
 

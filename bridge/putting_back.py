@@ -82,8 +82,11 @@ class PuttingBack:
 
 
 def relevant(row: Row) -> float:
-    """The time from which on its idempotency key runs out."""
-    return max(row.at, int(row.extra) / 1000) if row.operation == "schedule" else row.at
+    """The time from which on its idempotency key runs out; of a cancel, that of the command it ended."""
+    due = row.extra if row.operation == "schedule" else b""
+    if row.operation == "cancel" and row.fields:
+        _, due = read_netstrings(row.fields)
+    return max(row.at, int(due or 0) / 1000)
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -121,21 +121,28 @@ class ShardIntake:
             case b"overloaded":
                 raise Overloaded(value, self._settings.backlog_limit, RETRY_AFTER_S)
 
-    async def cancel(self, id: str, outcome: bytes, *, knows: str = "") -> int:
-        """1 cancelled, 0 not there any more, 2 delivered already. Raises OtherHistory."""
+    async def cancel(self, id: str, outcome: bytes, *, knows: str = "") -> tuple[int, bytes]:
+        """1 cancelled, 0 not there any more, 2 delivered already; and the outcome that it has, b"" = none.
+
+        Raises OtherHistory.
+        """
         k, s, config = self._keys, self.shard, self._settings
-        answer = await self._write(
+        word, value = await self._write(
             script("cancel"),
             (self._stream, k.settled(s), k.outcome(s, id), k.ended(s), k.scheduled(s), k.bodies(s), k.moved(s),
              k.requeued(s)),
             (GROUP, id, outcome, config.settled_length, config.outcome_seconds, knows),
         )  # fmt: skip
-        return self._number(answer)
+        self._refuse(word, value)
+        return word, value
 
     async def requeue(
         self, letter: str, command_id: str, fields: Sequence[bytes], *, knows: str = ""
-    ) -> tuple[str, str | None]:
-        """``requeued`` or ``already`` with the new command's id, or ``gone``. Raises as ``append`` does."""
+    ) -> tuple[str, str | None, Sequence[bytes]]:
+        """``requeued`` or ``already`` with the new command's id, or ``gone``; and its fields until it has ended.
+
+        Raises as ``append`` does.
+        """
         k, s, config = self._keys, self.shard, self._settings
         word, *value = await self._write(
             script("requeue"),
@@ -144,18 +151,18 @@ class ShardIntake:
             (letter, command_id, s, step(), config.backlog_limit, config.outcome_seconds, knows, *fields),
         )  # fmt: skip
         self._refuse(word, value[0] if value else None)
-        return word.decode(), value[0].decode() if value else None
+        if word == b"already":
+            fields = value[1]
+        whole = [*fields, b"id", value[0]] if value and fields else ()
+        return word.decode(), value[0].decode() if value else None, whole
 
     async def discard(self, letter: str, command_id: str, *, knows: str = "") -> bool:
         """Raises OtherHistory."""
         k, s = self._keys, self.shard
         answer = await self._write(script("discard"), (k.dead(s), k.requeued(s)), (letter, command_id, knows))
-        return bool(self._number(answer))
-
-    def _number(self, answer: int | list[Any]) -> int:
         if isinstance(answer, list):
             self._refuse(*answer)
-        return int(answer)  # type: ignore[arg-type]
+        return bool(answer)
 
     async def _write(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
         if self._replicated is None:

@@ -17,9 +17,10 @@ from backoffice.paging import Paged, page
 from backoffice.problems import not_found
 from backoffice.routes import Call, Deed, ListOf, Route, reply
 from backoffice.times import time_of
-from bridge.dead_letters import BulkResult, DeadLetter
+from bridge.dead_letters import BulkResult
 from bridge.envelope import MAX_REASON_CHARS
 from bridge.errors import Invalid
+from bridge.letters import DeadLetter
 
 MAX_BULK = 1000
 BULK_SECONDS = 10.0  # for the whole of a bulk call; each step of it has the connection's own deadline

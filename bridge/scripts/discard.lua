@@ -8,5 +8,8 @@ local current = server_incarnation()
 if ARGV[3] ~= current and ARGV[3] ~= '' then
   return {'other', current}
 end
-redis.call('HDEL', KEYS[2], ARGV[2])
-return redis.call('XDEL', KEYS[1], ARGV[1])
+local gone = redis.call('XDEL', KEYS[1], ARGV[1])
+if gone == 1 then
+  redis.call('HDEL', KEYS[2], ARGV[2])
+end
+return gone

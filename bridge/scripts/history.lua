@@ -3,26 +3,56 @@
 --!include incarnation
 --!include clock
 -- `history` names the incarnation on which everybody has put back everything: usually this one. `publishers` has for
--- each its last sign of life and the incarnation that it vouches for, and under HOLD when waiting for them ends.
-local HOLD, HOLD_MS, SILENT_MS, MOST_NEWER = ':hold', 5000, 30000, 10000
+-- each its last sign of life and the incarnation that it vouches for. Besides, each as ms and an incarnation: under HOLD
+-- when waiting for them ends, under SEEN anybody's last sign, under BEFORE anybody's last sign before this incarnation.
+local HOLD, SEEN, BEFORE = ':hold', ':seen', ':before'
+local HOLD_MS, SILENT_MS, MOST_NEWER = 5000, 30000, 10000
+
+local function read_sign(value)
+  local ms, incarnation = string.match(value or '', '^(%d+) (%S+)$')
+  return tonumber(ms), incarnation
+end
+
+-- A sign of life of anybody. The last one before this incarnation is kept: the server's own absence is nobody's silence.
+local function note_sign(publishers_key, current, now)
+  local ms, incarnation = read_sign(redis.call('HGET', publishers_key, SEEN))
+  if ms and incarnation ~= current then
+    redis.call('HSET', publishers_key, BEFORE, digits(ms) .. ' ' .. current)
+  end
+  redis.call('HSET', publishers_key, SEEN, digits(now) .. ' ' .. current)
+end
+
+-- returns anybody's last sign before this incarnation, if there was one
+local function last_sign(publishers_key, current)
+  local seen, before = unpack(redis.call('HMGET', publishers_key, SEEN, BEFORE))
+  local ms, incarnation = read_sign(seen)
+  if incarnation ~= current then
+    return ms
+  end
+  ms, incarnation = read_sign(before)
+  return incarnation == current and ms or nil
+end
 
 -- returns whether somebody awaited is behind, whether anybody is, and when waiting ends on this incarnation, if it began
 local function look(publishers_key, current, now, forget_ms)
   local ends, behind = nil, {}
   local all = redis.call('HGETALL', publishers_key)
   for i = 1, #all, 2 do
-    local ms, incarnation = string.match(all[i + 1], '^(%d+) (%S+)$')
+    local ms, incarnation = read_sign(all[i + 1])
     if all[i] == HOLD then
-      ends = incarnation == current and tonumber(ms) or nil
-    elseif incarnation ~= current and now - ms > forget_ms then
-      redis.call('HDEL', publishers_key, all[i])
-    elseif incarnation ~= current then
-      table.insert(behind, tonumber(ms))
+      ends = incarnation == current and math.min(ms, now + HOLD_MS) or nil -- the clock may have been set back
+    elseif all[i] ~= SEEN and all[i] ~= BEFORE and incarnation ~= current then
+      if now - ms > forget_ms then
+        redis.call('HDEL', publishers_key, all[i])
+      else
+        table.insert(behind, ms)
+      end
     end
   end
+  local since = (last_sign(publishers_key, current) or ends and ends - HOLD_MS or now) - SILENT_MS
   local awaited = false
   for _, ms in ipairs(behind) do
-    awaited = awaited or ms > (ends and ends - HOLD_MS or now) - SILENT_MS
+    awaited = awaited or ms > since
   end
   return awaited, #behind > 0, ends
 end

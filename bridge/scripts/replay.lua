@@ -4,20 +4,20 @@
 --       then per row: idempotency key, outcome, outcome of the dead command that it repeats (spare: there is none)
 -- ARGV  1 incarnation to put it back on, 2 group, 3 random step, 4 seconds keys and outcomes live, 5 settled's length,
 --       6 most dead letters, 7 rows
---       then per row: operation, id, hash of the body, id of the dead command, its letter's entry id, outcome or due (ms),
---         n, n fields
+--       then per row: operation, id, hash of the body, id of the dead command, its letter's entry id,
+--         outcome (of a requeue: that of the dead command) or due (ms), n, n fields
 -- returns {'other', incarnation}, or per row there, accepted, superseded (nothing was written), late (a node has begun it)
---         or alive (the command that it repeats lives)
+--         or alive (a node has begun the command that it repeats, or it ended)
 --
 -- One script for many rows: where one fails, none after it was put back, so the order stays. They were admitted once,
 -- so neither the limit of the backlog nor a full server refuses them.
---!include mint
 --!include incarnation
---!include netstrings
+--!include due
 --!include withdraw
 --!include dead_letter
 --!include ring
 local call = redis.call
+local MOST_DUE = 1000
 local current = server_incarnation()
 if current ~= ARGV[1] then
   return {'other', current}
@@ -41,25 +41,36 @@ local function repeated_since()
   return value and string.match(value, '^%S+') ~= id
 end
 
-local function superseded()
-  local subject
+local function field(name)
   for i = first, last, 2 do
-    if ARGV[i] == 'subject' then
-      subject = ARGV[i + 1]
+    if ARGV[i] == name then
+      return ARGV[i + 1]
     end
   end
+end
+
+local function accepted_at()
+  return tonumber((string.match(id, '(%d+)-%d+$')))
+end
+
+local function superseded(at)
+  local subject = field('subject')
+  if not subject then -- no handler takes it either
+    return false
+  end
   local later = call('HMGET', NEWER, subject, '*')
-  local at = tonumber((string.match(id, '(%d+)-%d+$')))
   return (later[1] and tonumber(later[1]) > at) or (later[2] and tonumber(later[2]) > at)
 end
 
-local function keep_key(after_s)
+local function keep_key(due_ms)
   if idem ~= KEYS[1] then
-    call('SET', idem, id .. ' ' .. hash, 'EX', digits(seconds + after_s))
+    call('SET', idem, id .. ' ' .. hash, 'EX', seconds_from(due_ms, seconds))
   end
 end
 
+-- After what was due before it was accepted.
 local function put_back()
+  promote_due(STREAM, SCHEDULED, BODIES, MOVED, accepted_at(), step, MOST_DUE)
   call('HSET', MOVED, id, add(STREAM, step, ARGV, first, last))
   ring(KEYS[12], KEYS[13])
 end
@@ -82,7 +93,7 @@ local operations = {}
 function operations.append()
   if is_there() or repeated_since() then
     return 'there'
-  elseif superseded() then
+  elseif superseded(accepted_at()) then
     return 'superseded'
   end
   put_back()
@@ -93,10 +104,12 @@ end
 function operations.schedule()
   if is_there() or repeated_since() then
     return 'there'
+  elseif superseded(tonumber(extra)) then
+    return 'superseded'
   end
   call('HSET', BODIES, id, netstrings({unpack(ARGV, first, last)}))
   call('ZADD', SCHEDULED, extra, id)
-  keep_key(math.ceil(math.max(0, extra - now_ms()) / 1000))
+  keep_key(extra)
   call('SPUBLISH', KEYS[13], 'scheduled')
   return 'accepted'
 end
@@ -106,20 +119,30 @@ function operations.cancel()
   local found = call('GET', outcome)
   if found then
     return found == extra and 'there' or 'late'
-  elseif withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED) == 2 then
+  end
+  local word, due = withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
+  if word == 2 then
     return 'late'
   end
-  record_end(id, 'cancelled', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
+  record_end(id, 'cancelled', extra, SETTLED, ARGV[5], outcome, seconds_from(due or field('due') or 0, seconds), KEYS[14])
   return 'accepted'
 end
 
+-- Where no node has begun the command that it repeats, and whose death was lost, it takes that one's place.
 function operations.requeue()
   if is_there() then
     return 'there'
   end
-  if not find_letter(origin) and trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
-    return 'alive'
-  elseif superseded() then
+  local took_its_place = call('HGET', REQUEUED, origin) == id
+  if not took_its_place and not find_letter(origin)
+      and trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
+    if extra == '' or withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED) ~= 1 then
+      return 'alive'
+    end
+    record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
+    call('HSET', REQUEUED, origin, id)
+  end
+  if superseded(accepted_at()) then
     return 'superseded'
   end
   put_back()
@@ -151,6 +174,9 @@ function operations.bury()
   end
   dead_letter(DEAD, REQUEUED, ARGV[6], id, 'superseded',
     'lost in a fail-over, and its subject has had later commands since', 0, '', digits(now_ms()), 0, {unpack(ARGV, first, last)})
+  if origin ~= '' and find_letter(origin) then
+    call('HSET', REQUEUED, origin, id) -- or both letters could be requeued
+  end
   record_end(id, 'dead', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
   keep_key(0)
   return 'accepted'

@@ -3,8 +3,8 @@
 --       10 publishers, 11 newer
 -- ARGV  1 letter's entry id, 2 its command's id, 3 shard, 4 random step, 5 backlog limit, 6 seconds keys live,
 --       7 incarnation that the publisher has put everything back on ('' = it has no journal), 8… fields
--- returns {'requeued', new id}, {'already', new id}, {'gone'}, {'overloaded', backlog}, {'held', ms} or
---         {'other', incarnation}
+-- returns {'requeued', new id}, {'already', new id, its fields while it is on the stream}, {'gone'},
+--         {'overloaded', backlog}, {'held', ms} or {'other', incarnation}
 --!include history
 --!include mint
 --!include ring
@@ -21,7 +21,10 @@ if redis.call('GET', KEYS[9]) ~= current then
 end
 local repeated = redis.call('HGET', KEYS[2], ARGV[2])
 if repeated then
-  return {'already', repeated}
+  redis.call('HSET', KEYS[2], ARGV[2], repeated) -- a write of its own, so that a WAIT after it waits for something
+  local entry = string.match(repeated, '^%d+%-(.+)$')
+  local found = redis.call('XRANGE', KEYS[3], entry, entry)[1]
+  return {'already', repeated, found and found[2] or {}}
 end
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then
   return {'gone'}

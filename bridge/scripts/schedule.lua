@@ -6,8 +6,7 @@
 -- returns {'accepted', id}, {'duplicate', id}, {'mismatch', id}, {'overloaded', backlog}, {'held', ms} or
 --         {'other', incarnation}; only the first wrote a command
 --!include history
---!include mint
---!include netstrings
+--!include due
 --!include known
 local current = server_incarnation()
 if ARGV[7] ~= current and ARGV[7] ~= '' then
@@ -38,7 +37,6 @@ if ARGV[6] ~= '' then
 end
 redis.call('HSET', KEYS[4], id, netstrings(fields)) -- first of all writes: a full server refuses here
 redis.call('ZADD', KEYS[3], ARGV[8], id)
-local seconds = math.ceil(math.max(0, tonumber(ARGV[8]) - now_ms()) / 1000) + ARGV[2]
-redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'EX', digits(seconds))
+redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'EX', seconds_from(ARGV[8], ARGV[2]))
 redis.call('SPUBLISH', KEYS[7], 'scheduled') -- it may be due before what the holder waits for
 return {'accepted', id}

@@ -3,13 +3,15 @@
 -- ARGV  1 publisher, 2 incarnation ('*' = this one, there is nothing to put back; '-' = none yet; '' = it leaves for good),
 --       3 seconds until the silent are forgotten, 4 ms that it counts as silent for already
 -- returns this server's incarnation
---!include incarnation
---!include clock
+--!include history
 local current = server_incarnation()
 if ARGV[2] == '' then
   redis.call('HDEL', KEYS[1], ARGV[1])
 else
-  redis.call('HSET', KEYS[1], ARGV[1], digits(now_ms() - ARGV[4]) .. ' ' .. (ARGV[2] == '*' and current or ARGV[2]))
+  local now = now_ms()
+  note_sign(KEYS[1], current, now)
+  local silent_since = ARGV[4] ~= '0' and math.min(now, last_sign(KEYS[1], current) or now) - ARGV[4]
+  redis.call('HSET', KEYS[1], ARGV[1], digits(silent_since or now) .. ' ' .. (ARGV[2] == '*' and current or ARGV[2]))
   redis.call('EXPIRE', KEYS[1], ARGV[3])
 end
 return current

@@ -1,10 +1,12 @@
 -- withdraw (include): take a command that no node has read off the stream or the schedule.
 --!include trace
--- returns 1 withdrawn, 0 not there, 2 delivered already
+-- returns 1 withdrawn, 0 not there, 2 delivered already; and when it was due, if it was scheduled still
 local function withdraw(id, group, outcome_key, stream, scheduled_key, bodies_key, moved_key, requeued_key)
-  if redis.call('ZREM', scheduled_key, id) == 1 then
+  local due = redis.call('ZSCORE', scheduled_key, id)
+  if due then
+    redis.call('ZREM', scheduled_key, id)
     redis.call('HDEL', bodies_key, id)
-    return 1
+    return 1, tonumber(due)
   end
   local _, entry = trace(id, outcome_key, stream, scheduled_key, moved_key, requeued_key)
   if not entry then

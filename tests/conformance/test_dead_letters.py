@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from bridge.client import Bridge
-from bridge.dead_letters import DeadLetter
 from bridge.envelope import Command
 from bridge.errors import Invalid, InvalidPayload
+from bridge.letters import DeadLetter
 from bridge.telemetry import Buried, Settled
 from tests.conformance.fleet import Desk, Do, Fleet, do, note
 from tests.recorder import Recorder

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from bridge.client import Bridge
 from bridge.envelope import Command, netstrings
-from bridge.errors import Misconfigured, Overloaded, Replaying
+from bridge.errors import Conflict, Misconfigured, NotRecorded, Overloaded, Replaying
 from bridge.journal import Row
 from bridge.replay import Replay
 from bridge.telemetry import Buried, Connected, NotReplayed, Read, Replayed, Settled, StepFailed, Superseded
@@ -46,6 +48,18 @@ def journal(tmp_path: Path) -> Path:
 async def publisher(own_fleet: Fleet, journal: Path) -> Bridge:
     """A bridge with a journal, on a server that may be killed."""
     return await own_fleet.bridge(journal=journal)
+
+
+@contextlib.contextmanager
+def unwritten(bridge: Bridge) -> Iterator[None]:
+    """What is accepted in here is not in the journal, since its disk is full, and its caller is told."""
+    database = replay_of(bridge).journal._db
+    database.execute("PRAGMA query_only = ON")
+    try:
+        with pytest.raises(NotRecorded):
+            yield
+    finally:
+        database.execute("PRAGMA query_only = OFF")
 
 
 def replay_of(bridge: Bridge) -> Replay:
@@ -205,13 +219,36 @@ async def test_a_requeued_command_comes_back_once(
     assert await state(publisher, str(new_id)) == "done"
 
 
-async def test_a_requeue_is_not_repeated_where_its_command_lives_again(
+async def test_a_requeued_command_takes_the_place_of_the_first_where_that_one_waits_again(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
     desk.handle = once = Once()
     receipt = await do(publisher, 7)
     past = Past(own_fleet.server)
     await own_fleet.node("node-first", max_attempts=1)
+    await publisher.outcome(receipt.id, wait=5)
+    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    await own_fleet.leave("node-first")
+    once.open = True
+    await past.return_()
+    await replayed(events, publisher)
+    before = await publisher.outcome(receipt.id)
+    assert before is not None
+    assert (before.state, before.requeued_as) == ("dead", new_id)
+    await own_fleet.node()
+    await events.wait_for(Settled, id=new_id, state="done")
+    assert await own_fleet.log() == [7]
+
+
+async def test_a_requeue_is_not_repeated_where_a_node_has_begun_its_command(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    desk.handle = gate = Gate(once := Once())
+    await own_fleet.node("node-first", max_attempts=1)
+    receipt = await do(publisher, 7)
+    await until(lambda: gate.entered)
+    past = Past(own_fleet.server)
+    gate.open()
     await publisher.outcome(receipt.id, wait=5)
     await publisher.dead.requeue([receipt.id], by="operator", reason="again")
     await own_fleet.leave("node-first")
@@ -567,3 +604,174 @@ async def test_a_publisher_leaves_nothing_behind_that_others_wait_for(
     await own_fleet.node()
     await events.wait_for(Read)
     assert await numbers(own_fleet, 3) == [1, 1, 1]
+
+
+async def test_a_servers_own_absence_is_nobodys_silence(own_fleet: Fleet) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("there", "*")
+    await bridge.streams[0].vouch("left", "*", leaving=True)
+    for name, value in (await own_fleet.raw.hgetall("chat:{0}:publishers")).items():  # as if that was a minute ago
+        ms, incarnation = value.split()
+        await own_fleet.raw.hset("chat:{0}:publishers", name, b"%d %s" % (int(ms) - 60_000, incarnation))
+    await own_fleet.server.restart()
+    await until(lambda: bridge.redis.connected)
+    await bridge.streams[0].vouch("third", "-")  # whoever comes first makes the others no later
+    await bridge.streams[0].vouch("third", "")
+    with pytest.raises(Replaying):
+        await do(bridge)
+    await bridge.streams[0].vouch("there", "*")
+    await do(bridge)  # nobody waits for who left
+
+
+async def test_a_clock_that_was_set_back_holds_nobody_up_for_longer(own_fleet: Fleet) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("gone", "*")
+    await own_fleet.server.restart()
+    incarnation = await _incarnation(bridge)
+    ahead = int((await bridge.inspector.now() + 600) * 1000)
+    await own_fleet.raw.hset("chat:{0}:publishers", ":hold", f"{ahead} {incarnation}")
+    with pytest.raises(Replaying) as caught:
+        await do(bridge)
+    assert caught.value.retry_after_s <= 5
+
+
+async def test_a_cancel_of_which_nobody_was_told_is_kept_by_its_repeat(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    receipts = [await do(publisher, 1), await do(publisher, 2, deliver_at=await publisher.inspector.now() + 600)]
+    past = Past(own_fleet.server)
+    for receipt in receipts:
+        with unwritten(publisher):
+            await publisher.cancel(receipt.id, by="operator")
+        with pytest.raises(Conflict, match="has ended"):
+            await publisher.cancel(receipt.id, by="operator")
+    await past.return_()
+    await replayed(events, publisher)
+    for receipt in receipts:
+        assert await state(publisher, receipt.id) == "cancelled"
+    assert await own_fleet.raw.ttl(f"chat:{{0}}:outcome:{receipts[1].id}") > 3600 + 500
+
+
+async def test_a_discard_of_which_nobody_was_told_is_kept_by_its_repeat(
+    own_fleet: Fleet, publisher: Bridge, dead_id: str, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    with unwritten(publisher):
+        await publisher.dead.discard([dead_id])
+    assert (await publisher.dead.discard([dead_id])).skipped == [(dead_id, "not_found")]
+    await past.return_()
+    await replayed(events, publisher)
+    assert await publisher.dead.get(dead_id) is None
+    assert await state(publisher, dead_id) == "dead"
+
+
+async def test_a_requeue_of_which_nobody_was_told_is_kept_by_its_repeat(
+    own_fleet: Fleet, publisher: Bridge, dead_id: str, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    with unwritten(publisher):
+        await publisher.dead.requeue([dead_id], by="operator", reason="again")
+    result = await publisher.dead.requeue([dead_id], by="operator", reason="again")
+    assert result.skipped == [(dead_id, "already_requeued")]
+    await past.return_()
+    await replayed(events, publisher)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [7]
+
+
+async def test_a_requeue_that_was_superseded_leaves_one_letter_to_requeue(
+    own_fleet: Fleet, journal: Path, desk: Desk, events: Recorder
+) -> None:
+    other = await own_fleet.bridge()
+    desk.handle = once = Once()
+    await own_fleet.node("node-first", max_attempts=1)
+    async with Bridge.connect(own_fleet.server.url, shards=1, journal=journal, registry=desk.registry) as gone:
+        name = replay_of(gone).journal.publisher
+        receipt = await do(gone, 7)
+        await gone.outcome(receipt.id, wait=5)
+        await own_fleet.leave("node-first")
+        past = Past(own_fleet.server)
+        [(_, new_id)] = (await gone.dead.requeue([receipt.id], by="operator", reason="again")).done
+    once.open = True
+    await past.return_()
+    await until(lambda: other.redis.connected)
+    await other.streams[0].vouch(name, "-", leaving=True)
+    await do(other, 3)
+    events.clear()
+    back = await own_fleet.bridge(journal=journal)
+    assert (await events.wait_for(Superseded)).id == new_id
+    result = await back.dead.requeue([receipt.id, str(new_id)], by="operator", reason="both")
+    assert [id for id, _ in result.done] == [new_id]
+    await own_fleet.node()
+    assert await numbers(own_fleet, 2) == [3, 7]
+
+
+async def test_a_letter_without_a_subject_comes_back_and_holds_up_nobody(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    await own_fleet.put("v", "1", "type", "desk.do", "payload", "{}")
+    await own_fleet.node("node-first")
+    [letter] = await letters(publisher)
+    await own_fleet.leave("node-first")
+    past = Past(own_fleet.server)
+    [(_, new_id)] = (await publisher.dead.requeue([letter], by="operator", reason="again")).done
+    await past.return_()
+    await replayed(events, publisher)
+    await do(publisher, 1)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [1]
+    assert await state(publisher, str(new_id)) == "dead"
+
+
+async def letters(bridge: Bridge) -> list[str]:
+    """Dead commands, once there are any."""
+    found: list[str] = []
+
+    async def any_letters() -> bool:
+        found[:] = [letter.id for letter in (await bridge.dead.page(limit=10)).items]
+        return bool(found)
+
+    await until(any_letters)
+    return found
+
+
+async def test_a_scheduled_command_that_is_overdue_comes_back_before_later_ones(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    await own_fleet.node()
+    past = Past(own_fleet.server)
+    mute = await do(publisher, 1, deliver_at=await publisher.inspector.now() + 0.3)
+    await publisher.outcome(mute.id, wait=5)
+    later = await do(publisher, 2)
+    await publisher.outcome(later.id, wait=5)
+    await past.return_()
+    await replayed(events, publisher)
+    assert await numbers(own_fleet, 2) == [1, 2]
+
+
+async def test_the_outcome_of_a_cancelled_scheduled_command_outlives_its_time(fleet: Fleet, bridge: Bridge) -> None:
+    receipt = await do(bridge, deliver_at=await bridge.inspector.now() + 600, idempotency_key="k")
+    await bridge.cancel(receipt.id, by="operator")
+    for key in (f"outcome:{receipt.id}", "idem:tester:user:u1:k"):
+        assert 3600 + 500 < await fleet.raw.ttl(f"chat:{{0}}:{key}") <= 3600 + 600
+
+
+async def test_a_discard_after_a_requeue_takes_neither_command_away(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    past = Past(own_fleet.server)
+    desk.handle = once = Once()
+    await own_fleet.node("node-first", max_attempts=1)
+    receipt = await do(publisher, 7)
+    await publisher.outcome(receipt.id, wait=5)
+    await own_fleet.leave("node-first")
+    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    assert (await publisher.dead.discard([receipt.id])).done
+    once.open = True
+    await past.return_()
+    await replayed(events, publisher)
+    assert not events.all(NotReplayed)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [7]
+    assert await state(publisher, str(new_id)) == "done"
+    assert await state(publisher, receipt.id) == "dead"
