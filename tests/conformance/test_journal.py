@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -775,3 +776,20 @@ async def test_a_discard_after_a_requeue_takes_neither_command_away(
     assert await numbers(own_fleet, 1) == [7]
     assert await state(publisher, str(new_id)) == "done"
     assert await state(publisher, receipt.id) == "dead"
+
+
+async def test_a_cancel_is_kept_as_long_as_the_scheduled_command_that_it_ended(
+    own_fleet: Fleet, journal: Path, desk: Desk, events: Recorder
+) -> None:
+    async with Bridge.connect(own_fleet.server.url, shards=1, journal=journal, registry=desk.registry) as away:
+        receipt = await do(away, deliver_at=await away.inspector.now() + 600)
+        past = Past(own_fleet.server)
+        await away.cancel(receipt.id, by="operator")
+    with contextlib.closing(sqlite3.connect(next(journal.glob("*.sqlite")))) as database:
+        database.execute("UPDATE accepted SET at = at - 3500")  # as if that was an hour ago
+        database.commit()
+    await past.return_()
+    back = await own_fleet.bridge(journal=journal)
+    assert not events.all(NotReplayed)
+    assert await state(back, receipt.id) == "cancelled"
+    assert await own_fleet.raw.ttl(f"chat:{{0}}:outcome:{receipt.id}") > 3600 + 500
