@@ -134,9 +134,14 @@ async def cut_links(place: Any, primary: Server) -> None:
 
 
 async def mend_links(place: Any) -> None:
-    """Of all servers that run: who was cut off may be a primary by now."""
+    """Of all servers that run: who was cut off may be a primary by now.
+
+    Sentinel has a server write its settings down when it gives it another primary, the wrong password among them.
+    """
     for server in place.servers:
         await _introduce(server, "", "")
+        with suppress(RedisError, OSError):
+            await ask(server, "CONFIG", "REWRITE")
 
 
 async def _introduce(server: Server, user: str, password: str) -> None:
