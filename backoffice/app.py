@@ -118,7 +118,7 @@ def make_app(
             app.router.add_route(route.method, PREFIX + route.path, bind(route, app))
     health.add_to(app)
     home.add_to(app)
-    site.add_to(app)
+    site.add_to(app, settings)
 
     async def stop(app: web.Application) -> None:
         app[STOPPING].set()

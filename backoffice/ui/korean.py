@@ -1,6 +1,8 @@
 # ruff: noqa: E501
 """The Korean of every text of the pages, by its English."""
 
+from backoffice.ui.korean_pages import PAGES
+
 KOREAN: dict[str, str] = {
     # Frame
     "Chat back office": "채팅 백오피스",
@@ -22,7 +24,7 @@ KOREAN: dict[str, str] = {
     "Try again": "다시 시도",
     "Pause": "멈춤",
     "Go on": "계속",
-    "live": "실시간",
+    "Live": "실시간",
     "connecting again": "다시 연결하는 중",
     "What came of it": "처리 결과",
     "Further ones": "더 보기",
@@ -88,6 +90,7 @@ KOREAN: dict[str, str] = {
     "expired": "만료됨",
     "dead": "실패",
     "cancelled": "취소됨",
+    "live": "작동 중",
     "draining": "비우는 중",
     "open": "열림",
     "frozen": "동결",
@@ -216,4 +219,5 @@ KOREAN: dict[str, str] = {
     "Subject": "대상",
     "By": "실행한 사람",
     "Issued": "시각",
+    **PAGES,
 }  # fmt: skip

@@ -12,11 +12,33 @@ import jinja2
 from aiohttp import web
 from markupsafe import Markup
 
+from backoffice.config import BackofficeSettings
 from backoffice.operators import Role
-from backoffice.ui import assets, login, overview
+from backoffice.ui import (
+    announce,
+    assets,
+    audit_chain,
+    command,
+    commands,
+    dead_letter,
+    dead_letters,
+    issue,
+    login,
+    nodes,
+    overview,
+    people,
+    room,
+    rooms,
+    sanctions,
+    shards,
+    system,
+    user,
+    users,
+)
 from backoffice.ui.words import AGO, AHEAD, N_, Words
 
-PAGES = (assets, login, overview)
+PAGES = (assets, login, overview, commands, issue, command, rooms, room, users, user, sanctions, announce, dead_letters,
+         dead_letter, nodes, shards, audit_chain, people, system)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +54,24 @@ class Place:
         return path == self.path or (self.path != "/" and path.startswith(f"{self.path}/"))
 
 
-NAVIGATION = (Place("/", N_("Overview"), "o"),)
+NAVIGATION = (
+    Place("/", N_("Overview"), "o"),
+    Place("/commands", N_("Commands"), "c"),
+    Place("/rooms", N_("Rooms"), "r"),
+    Place("/users", N_("Users"), "u"),
+    Place("/sanctions", N_("Sanctions"), "s"),
+    Place("/announce", N_("Announce"), "a"),
+    Place("/dead", N_("Dead letters"), "d"),
+    Place("/nodes", N_("Nodes"), "n"),
+    Place("/shards", N_("Shards"), "h"),
+    Place("/audit", N_("Audit"), "i"),
+    Place("/access", N_("Access"), "x", Role.ADMIN),
+    Place("/system", N_("System"), "y"),
+)
 
 # What the scripts say.
 SAID = (
-    N_("live"), N_("connecting again"), N_("Cancel"), N_("Close"), N_("Undo"), N_("Details"),
+    N_("Live"), N_("connecting again"), N_("Cancel"), N_("Close"), N_("Undo"), N_("Details"),
 N_("done"), N_("done on {node} in {ms} ms"), N_("{n} sessions"), N_("{n} of {all} nodes"),
     N_("no word from {nodes}"), N_("accepted"), N_("handling"), N_("retrying"), N_("rejected"), N_("expired"),
     N_("dead"), N_("cancelled"), N_("scheduled"), N_("Write {name} to go on"), N_("Try again"),
@@ -45,7 +80,8 @@ N_("done"), N_("done on {node} in {ms} ms"), N_("{n} sessions"), N_("{n} of {all
 )  # fmt: skip
 
 
-def add_to(app: web.Application) -> None:
+def add_to(app: web.Application, settings: BackofficeSettings) -> None:
+    app[system.SETTINGS] = settings
     aiohttp_jinja2.setup(
         app,
         loader=jinja2.PackageLoader("backoffice.ui"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ def N_(text: str) -> str:  # noqa: N802 - gettext's name for a text that is tran
 
 AGO = (N_("{n} s ago"), N_("{n} min ago"), N_("{n} h ago"), N_("{n} d ago"))
 AHEAD = (N_("in {n} s"), N_("in {n} min"), N_("in {n} h"), N_("in {n} d"))
+_ONE = re.compile(r"\{n\} ((?:dead )?\w+)s\b")  # English: one of them has no s
 _UNITS = (1, 60, 3600, 86_400)
 
 
@@ -33,6 +35,8 @@ class Words:
 
     def __call__(self, text: str, **values: Any) -> str:
         said = KOREAN.get(text, text) if self.language == "ko" else text
+        if self.language == "en" and values.get("n") == 1:
+            said = _ONE.sub(r"{n} \1", said)
         return said.format(**values) if values else said
 
     def ago(self, time: str | datetime, now: datetime | None = None) -> str:

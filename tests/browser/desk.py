@@ -41,7 +41,7 @@ class Desk:
 
     async def live(self) -> None:
         """Wait until the page hears events."""
-        await expect(self.page.locator("#link")).to_have_text("live")
+        await expect(self.page.locator("#link")).to_have_text("Live")
 
     @property
     def dialog(self) -> Locator:

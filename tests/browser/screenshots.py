@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import redis.asyncio as redis
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.browser.runtimes import CHROMIUM_OPTIONS, chromium
@@ -22,7 +23,13 @@ VIEWS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "dark", "locale": "ko-KR"},
     "narrow": {"viewport": {"width": 400, "height": 850}, "color_scheme": "light", "locale": "en-GB"},
 }
-PATHS = {"login": "/login", "overview": "/", "password": "/password"}
+PATHS = {
+    "login": "/login", "overview": "/", "commands": "/commands", "command": "/commands/{command}",
+    "issue": "/commands/new?type=member.mute", "rooms": "/rooms", "room": "/rooms/lobby", "users": "/users",
+    "user": "/users/griefer42", "sanctions": "/sanctions", "announce": "/announce", "dead": "/dead",
+    "dead-letter": "/dead/{dead}", "nodes": "/nodes", "shards": "/shards", "shard": "/shards/7", "audit": "/audit",
+    "access": "/access", "system": "/system", "password": "/password",
+}  # fmt: skip
 
 
 async def pictures(folder: Path, wanted: set[str]) -> None:
@@ -59,7 +66,23 @@ async def furnish(where: dict[str, Any]) -> dict[str, str]:
             body = {"type": type, "subject": subject, "payload": payload, "reason": reason}
             async with api.post("/api/v1/commands?wait=5", json=body) as answer:
                 command = (await answer.json())["id"]
-    return {name: path.format(command=command) for name, path in PATHS.items()}
+        await bury(where["redis_url"])
+        dead = await until(lambda: _first_dead(api), what="dead letters")
+    return {name: path.format(command=command, dead=dead) for name, path in PATHS.items()}
+
+
+async def bury(redis_url: str) -> None:
+    """Commands of another program, which no node knows."""
+    async with redis.Redis.from_url(redis_url) as server:
+        for number, type in enumerate(["shop.gift", "shop.gift", "guild.rename"]):
+            entry = {"v": "1", "type": type, "subject": f"user:u{number}", "payload": '{"item":"sword"}', "by": "shop"}
+            await server.xadd("chat:{7}:commands", {**entry, "at": "1"})
+
+
+async def _first_dead(api: aiohttp.ClientSession) -> str | None:
+    async with api.get("/api/v1/dead") as answer:
+        items = (await answer.json())["items"]
+        return str(items[0]["id"]) if len(items) == 3 else None
 
 
 async def photograph(

@@ -12,7 +12,7 @@ export function acts() {
     if (!button) return
     if (button.dataset.why) return card('bad', button.dataset.why)
     const act = JSON.parse(button.dataset.act)
-    if (act.path.includes('{ids}') || act.selected) selected(act)
+    if (act.selected) selected(act)
     ask(act)
   })
   for (const form of document.querySelectorAll('form[data-form]')) {
@@ -92,6 +92,7 @@ function body(act, form) {
     for (const part of parts.slice(0, -1)) place = place[part] ??= {}
     place[parts.at(-1)] = value
   }
+  if (act.command) sent.payload ??= {}
   return sent
 }
 
@@ -134,8 +135,15 @@ async function send(act, form) {
     return false
   }
   delete form.dataset.key
+  if (act.undone_by) act.undo = inverse(act, sent)
   follow(act, answer, told)
   return true
+}
+
+// What takes back a command that was written in a form.
+function inverse(act, sent) {
+  const payload = sent.payload?.user === undefined ? {} : { user: sent.payload.user }
+  return { ...act, undone_by: undefined, body: { type: act.undone_by, subject: sent.subject, payload, reason: 'undo' } }
 }
 
 async function call(act, sent, idempotencyKey) {
@@ -188,6 +196,7 @@ function card(tone, text, ...buttons) {
 }
 
 function follow(act, answer, told) {
+  for (const box of document.querySelectorAll('[data-row] input:checked')) box.checked = false
   refresh()
   if (act.show) {
     const secret = told[act.show]

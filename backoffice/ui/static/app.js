@@ -1,10 +1,11 @@
 // What every page does in the browser: one event stream, times that move on, acts, keys.
-import { listen } from './live.js'
+import { label, listen } from './live.js'
 import { charts } from './charts.js'
 import { acts } from './act.js'
 import { keys } from './keys.js'
 import { ago } from './words.js'
 
+label()
 listen()
 acts()
 keys()
@@ -19,6 +20,10 @@ setInterval(() => {
 }, 5000)
 for (const select of document.querySelectorAll('.preferences select, select[data-go-on]')) {
   select.addEventListener('change', () => select.form.requestSubmit())
+}
+for (const shown of document.querySelectorAll('[data-preview]')) {
+  const text = document.getElementById(shown.dataset.preview)
+  text.addEventListener('input', () => { shown.textContent = text.value })
 }
 document.addEventListener('click', (event) => {
   for (const menu of document.querySelectorAll('details.me[open]')) {

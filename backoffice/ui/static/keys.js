@@ -1,6 +1,6 @@
 // Keys: / search, g and a letter for a page, j k x and Enter for rows, ? for the list.
 const WAIT_MS = 1500
-let going = 0
+let going = -Infinity
 
 export function keys() {
   document.addEventListener('keydown', (event) => {
@@ -11,7 +11,7 @@ export function keys() {
       return
     }
     if (event.timeStamp - going < WAIT_MS) {
-      going = -WAIT_MS
+      going = -Infinity
       const link = document.querySelector(`[data-go="${CSS.escape(event.key)}"]`)
       if (link) { event.preventDefault(); location.assign(link.href) }
       return

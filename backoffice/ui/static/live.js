@@ -11,7 +11,7 @@ export function listen() {
   const topics = document.body.dataset.topics.split(',')
   const source = new EventSource(`/api/v1/live?topics=${encodeURIComponent(topics.join(','))}`)
   const tell = (on) => {
-    link.textContent = say(on ? 'live' : 'connecting again')
+    link.textContent = say(on ? 'Live' : 'connecting again')
     link.classList.toggle('off', !on)
   }
   source.onopen = () => { tell(true); refresh() }
@@ -59,12 +59,24 @@ async function load() {
   if (answer?.type === 'opaqueredirect') return location.reload()
   if (answer?.ok) {
     const text = await answer.text()
-    for (const target of [...parts(), document.getElementById('top-state')]) {
+    const untouched = parts().filter((part) => !part.querySelector('[data-row] input:checked'))
+    for (const target of [...untouched, document.getElementById('top-state')]) {
       await htmx.swap({ text: keep(text), target, select: `#${target.id}`, swap: 'outerMorph' })
     }
   }
+  label()
   busy = false
   if (again) refresh()
+}
+
+// On a narrow screen a row is a card; each cell then begins with its column's name.
+export function label() {
+  for (const table of document.querySelectorAll('table.stack')) {
+    const names = [...table.querySelectorAll('thead th')].map((cell) => cell.textContent)
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, index) => { cell.dataset.label = names[index] })
+    }
+  }
 }
 
 // The dot beside the alarms is this script's, not the server's.

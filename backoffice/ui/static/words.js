@@ -1,8 +1,11 @@
 // The page's language, as the server says it.
 const known = JSON.parse(document.getElementById('words').textContent)
 
+const ONE = /\{n\} ((?:dead )?\w+)s\b/
+
 export function say(text, values = {}) {
-  return (known[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
+  const said = known[text] ?? text
+  return (values.n === 1 && said === text ? text.replace(ONE, '{n} $1') : said).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
 }
 
 const UNITS = [[90, 1, 's'], [5400, 60, 'min'], [172800, 3600, 'h'], [Infinity, 86400, 'd']]

@@ -1,0 +1,59 @@
+"""Commands: one search box with qualifiers, newest first, following what ends."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from aiohttp import web
+
+from backoffice.api import search
+from backoffice.problems import Fault, Problem, invalid
+from backoffice.ui.frame import Page, add_page, query_of
+
+PAGE = 50
+QUALIFIERS = ("type", "subject", "user", "by", "node", "state", "since", "until")
+_PART = re.compile(r'(?:(\w+):)?("[^"]*"|\S+)')
+
+
+def parse(text: str) -> dict[str, str]:
+    """``type:member.mute by:ann spam`` as parameters of the API's search; ``id`` may be among them. Raises Problem."""
+    found: dict[str, str] = {}
+    words: list[str] = []
+    for name, quoted in _PART.findall(text):
+        if name in QUALIFIERS or name == "id":
+            found[name] = quoted.strip('"')
+        elif name:
+            known = ", ".join(f"{each}:" for each in (*QUALIFIERS, "id"))
+            raise invalid([Fault("?q", "unknown_qualifier", f"{name}: is none of {known}")])
+        else:
+            words.append(quoted.strip('"'))
+    return found | ({"text": " ".join(words)} if words else {})
+
+
+async def show(page: Page) -> web.StreamResponse:
+    text, problem = page.given("q"), None
+    answer: dict[str, object] = {"items": [], "next_cursor": None, "complete": True, "searched_until": None}
+    try:
+        wanted = parse(text)
+        if "id" in wanted:
+            raise web.HTTPSeeOther(f"/commands/{quote(wanted['id'])}")
+        query = query_of(search.CommandQuery, {**wanted, "limit": PAGE, "cursor": page.given("cursor")})
+        answer = await page.ask(search.listing, query)
+    except Problem as met:
+        if met.status != 422:
+            raise
+        problem = met
+    return page.render(
+        "commands.html",
+        q=text,
+        found=answer,
+        problem=problem,
+        first=not page.given("cursor"),
+        topics="commands,alarms",
+        status=200 if problem is None else 422,
+    )
+
+
+def add_to(app: web.Application) -> None:
+    add_page(app, "/commands", show)

@@ -1,0 +1,175 @@
+"""The admin pages as they are sent: who sees what, and what travels with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from html import unescape
+
+import aiohttp
+import pytest
+
+from backoffice.ui.assets import BASE, STATIC
+from backoffice.ui.commands import parse
+from backoffice.ui.site import NAVIGATION
+from bridge.client import Bridge
+from tests.backoffice.service import PASSWORD, TOKENS, Api
+
+SAME = {"Sec-Fetch-Site": "same-origin"}
+HOSTILE = [
+    "<script>hacked=1</script>", "<img src=x onerror=hacked=1>", "'\"><svg/onload=hacked=1>",
+    "javascript:hacked=1", "{{7*7}}", "</title><script>hacked=1</script>",
+]  # fmt: skip
+
+
+class Visitor:
+    """A browser without scripts."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+    async def get(self, path: str, **options: object) -> tuple[int, str]:
+        async with self.http.get(path, allow_redirects=False, **options) as response:  # type: ignore[arg-type]
+            return response.status, response.headers.get("Location") or await response.text()
+
+    async def submit(self, path: str, *, headers: dict[str, str] | None = None, **fields: str) -> tuple[int, str]:
+        async with self.http.post(path, data=fields, headers=headers or SAME, allow_redirects=False) as response:
+            return response.status, response.headers.get("Location") or await response.text()
+
+    async def log_in(self, name: str = "admin", password: str = PASSWORD, next: str = "/") -> tuple[int, str]:
+        return await self.submit("/login", name=name, password=password, next=next)
+
+
+@pytest.fixture
+async def visitor(api: Api) -> AsyncIterator[Visitor]:
+    visitor = Visitor(api.url)
+    yield visitor
+    await visitor.http.close()
+
+
+async def test_every_page_of_the_navigation_is_there(api: Api, node: Bridge, visitor: Visitor) -> None:
+    await api.issue("room.open", "room:lobby", {"title": "Lobby"}, wait=10)
+    muted = await api.issue("member.mute", "room:lobby", {"user": "bo", "seconds": 60}, reason="spam", wait=10)
+    await visitor.log_in()
+    paths = [place.path for place in NAVIGATION]
+    paths += ["/rooms/lobby", "/users/bo", f"/commands/{muted.json['id']}", "/shards/3", "/password", "/commands/new"]
+    for path in [*paths, "/commands/new?type=message.delete", "/commands?q=state:done"]:
+        status, page = await visitor.get(path)
+        assert (status, path) == (200, path)
+        for target in re.findall(r'href="(/[^"]*)"', page):
+            assert target.startswith("/assets/") or (await visitor.get(unescape(target)))[0] == 200, (path, target)
+
+
+async def test_who_is_not_logged_in_is_sent_to_log_in_and_back(visitor: Visitor) -> None:
+    assert await visitor.get("/commands?q=by:ann") == (303, "/login?next=%2Fcommands%3Fq%3Dby%3Aann")
+    assert await visitor.log_in(next="/commands?q=by:ann") == (303, "/commands?q=by:ann")
+    assert await visitor.get("/login") == (303, "/")
+
+
+@pytest.mark.parametrize("next", ["//evil.example", "/\\evil.example", "https://evil.example", "", "/\r\nX: 1"])
+async def test_nobody_is_sent_to_another_site(visitor: Visitor, next: str) -> None:
+    assert await visitor.log_in(next=next) == (303, "/")
+
+
+async def test_a_form_of_another_site_does_nothing(visitor: Visitor) -> None:
+    evil = {"Sec-Fetch-Site": "cross-site"}
+    assert (await visitor.submit("/login", headers=evil, name="admin", password=PASSWORD))[0] == 403
+    await visitor.log_in()
+    for path in ("/logout", "/password", "/preferences"):
+        assert (await visitor.submit(path, headers=evil))[0] == 403
+    assert (await visitor.get("/"))[0] == 200
+
+
+async def test_a_made_up_password_is_changed_before_anything_else(api: Api, visitor: Visitor) -> None:
+    made = await api.post("/operators", {"name": "bo", "role": "viewer"})
+    await visitor.log_in("bo", made.json["password"])
+    assert await visitor.get("/commands") == (303, "/password")
+    new = "a much better password"
+    status, page = await visitor.submit("/password", old=made.json["password"], new=new, again="another one")
+    assert (status, "the two are not the same" in page) == (422, True)
+    status, where = await visitor.submit("/password", old=made.json["password"], new=new, again=new)
+    assert (status, where) == (303, "/login?changed=1")
+    await visitor.log_in("bo", new)
+    assert (await visitor.get("/commands"))[0] == 200
+
+
+async def test_a_viewer_sees_why_buttons_are_off_and_no_access_page(api: Api, node: Bridge, visitor: Visitor) -> None:
+    await api.issue("room.open", "room:lobby", {}, wait=10)
+    await api.post("/operators", {"name": "vi", "role": "viewer", "password": PASSWORD})
+    await visitor.log_in("vi")
+    await visitor.submit("/password", old=PASSWORD, new=PASSWORD + "!", again=PASSWORD + "!")
+    await visitor.log_in("vi", PASSWORD + "!")
+    page = (await visitor.get("/rooms/lobby"))[1]
+    assert "This takes the role operator; yours is viewer." in page
+    assert "data-act=" not in page
+    assert (await visitor.get("/access"))[0] == 403
+    assert 'href="/access"' not in page
+
+
+async def test_what_people_wrote_is_never_markup(api: Api, node: Bridge, visitor: Visitor) -> None:
+    await api.issue("room.open", "room:lobby", {"title": HOSTILE[5]}, reason=HOSTILE[0], wait=10)
+    ids = [(await api.issue("notice.post", "room:lobby", {"text": text}, reason=text, wait=10)).json["id"]
+           for text in HOSTILE]  # fmt: skip
+    await visitor.log_in()
+    for path in ("/commands", "/rooms/lobby", "/rooms", "/audit", f"/commands/{ids[0]}",
+                 f"/commands?q={HOSTILE[1]}", f"/commands/new?type=notice.post&text={HOSTILE[2]}",
+                 f"/login?next={HOSTILE[2]}", f"/audit?by={HOSTILE[2]}", f"/dead?type={HOSTILE[0]}"):  # fmt: skip
+        page = (await visitor.get(path))[1]
+        for text in HOSTILE:
+            if "<" in text:
+                assert text not in page, path
+        assert "<script>hacked" not in page
+        assert not re.search(r'(?:href|src)="javascript:', page)
+
+
+async def test_pages_tell_browsers_to_run_nothing_from_elsewhere(visitor: Visitor) -> None:
+    await visitor.log_in()
+    async with visitor.http.get("/") as page:
+        policy = page.headers["Content-Security-Policy"]
+        assert "unsafe" not in policy
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'")
+        assert "frame-ancestors 'none'" in policy
+        text = await page.text()
+    assert not re.search(r"<script(?![^>]*(?:src=|application/json))", text)
+    assert not re.search(r"\s(?:on\w+|style)=", text)
+
+
+async def test_assets_are_kept_by_browsers_and_change_their_address(visitor: Visitor) -> None:
+    async with visitor.http.get(f"{BASE}/app.js") as script:
+        assert (script.status, script.headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
+        assert script.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    for path in ("/assets/0123456789abcdef/app.js", f"{BASE}/nothing.js", f"{BASE}/%2e%2e/site.py"):
+        assert (await visitor.get(path))[0] == 404
+
+
+async def test_settings_are_shown_without_their_secrets(visitor: Visitor) -> None:
+    await visitor.log_in()
+    page = (await visitor.get("/system"))[1]
+    assert "BRIDGE_SHARDS" in page
+    for secret in (*TOKENS.values(), PASSWORD):
+        assert secret not in page
+
+
+def test_a_search_is_read_as_its_qualifiers_and_words() -> None:
+    text = 'type:member.mute subject:room:lobby by:ann "free gold" now'
+    assert parse(text) == {"type": "member.mute", "subject": "room:lobby", "by": "ann", "text": "free gold now"}
+
+
+async def test_an_unknown_qualifier_is_named_and_nothing_is_lost(visitor: Visitor) -> None:
+    await visitor.log_in()
+    status, page = await visitor.get("/commands?q=typ:member.mute")
+    assert status == 422
+    assert "typ: is none of type:, subject:" in page
+    assert 'value="typ:member.mute"' in page
+
+
+def test_what_others_wrote_is_as_they_published_it() -> None:
+    for entry in json.loads((STATIC / "vendor" / "vendored.json").read_text()):
+        data = (STATIC / "vendor" / entry["file"]).read_bytes()
+        assert sha256(data).hexdigest() == entry["sha256"], entry["file"]
+        assert (STATIC / "vendor" / entry["licence_file"]).exists()
+    known = {entry["file"] for entry in json.loads((STATIC / "vendor" / "vendored.json").read_text())}
+    assert {path.name for path in (STATIC / "vendor").glob("*.[jc]s*")} == known | {"vendored.json"}
