@@ -24,7 +24,13 @@ from chatserver.config import ChatSettings
 from chatserver.frames import Close
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.ko.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 OPERATIONS, PROTOCOL, RUNBOOK = (ROOT / "docs" / f"{name}.md" for name in ("operations", "protocol", "runbook"))
 # Read by the command line; the table of the service leaves them to the line below it.
 ELSEWHERE = {"BACKOFFICE_URL", "BACKOFFICE_TOKEN"}
