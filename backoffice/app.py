@@ -77,6 +77,7 @@ from bridge.telemetry import (
     Disconnected,
     FaultCleared,
     FaultFound,
+    JournalSetAside,
     NotReplayed,
     PlacementChanged,
     Replayed,
@@ -201,6 +202,8 @@ def _log(event: object) -> None:
             log.error(
                 "a lost command is a dead letter: its subject has had later ones", id=id, shard=shard, subject=subject
             )
+        case JournalSetAside():
+            log.error("Redis is not what it was; what its journal has is not put back there", **asdict(event))
         case NotReplayed(operation=operation, id=id, cause=cause):
             log.error("a lost operation was not done again", operation=operation, id=id, cause=cause)
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from bridge.client import Bridge
 from bridge.findings import CODES
 from bridge.self_check import count
-from bridge.telemetry import Disconnected, NotReplayed, Replayed, Superseded
+from bridge.telemetry import Disconnected, JournalSetAside, NotReplayed, Replayed, Superseded
 
 
 class Metrics:
@@ -55,6 +55,8 @@ class Metrics:
                 self._replayed["superseded"].inc()
             case NotReplayed():
                 self._replayed["failed"].inc()
+            case JournalSetAside(rows=rows):
+                self._replayed["failed"].inc(rows)
 
     def watch(self, bridge: Bridge) -> None:
         """Ask this bridge whenever somebody asks us."""

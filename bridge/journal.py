@@ -61,8 +61,8 @@ class Adopted(NamedTuple):
 class Journal:
     """See the module. Made by ``open``; everything else runs in the event loop."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, held: int, max_rows: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, installation: str, connection: sqlite3.Connection, held: int, max_rows: int) -> None:
+        self.path, self.installation = path, installation
         self.publisher = ""
         self.count = 0  # rows, those that are being written included
         self.max_rows = max_rows
@@ -84,7 +84,7 @@ class Journal:
                 f"the journal {directory} cannot be used: {error.strerror or error}; {_REMEDY}"
             ) from None
         try:
-            journal = cls(path, database(path), held, max_rows)
+            journal = cls(path, installation, database(path), held, max_rows)
             await journal._run(journal._prepare)
         except (sqlite3.Error, OSError) as error:
             os.close(held)
@@ -257,7 +257,7 @@ class Journal:
 
     def _adopt(self) -> tuple[Adopted, int]:
         adopted, added = Adopted([], []), 0
-        for path in sorted(self.path.parent.glob(f"{self.path.name.rpartition('-')[0]}-*.sqlite")):
+        for path in sorted(self.path.parent.glob(f"{self.installation}-*.sqlite")):
             try:
                 names, rows = self._take_over(path) if path != self.path else ([], 0)
             except (sqlite3.Error, OSError) as error:  # damaged, somebody else's, a later version's

@@ -13,21 +13,22 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
 from bridge.clock import ServerClock
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
-from bridge.errors import OtherHistory, Replaying
+from bridge.errors import NotRecorded, OtherHistory, Replaying, Unreachable
 from bridge.journal import Journal, Row
 from bridge.keys import Keys
 from bridge.putting_back import ROWS_A_LOOK, PuttingBack, relevant
+from bridge.self_check import agree
 from bridge.shard_stream import ShardStream
-from bridge.telemetry import Replayed, StepFailed, Telemetry
+from bridge.telemetry import JournalSetAside, Replayed, StepFailed, Telemetry
 
 WINDOW_S = 120.0  # that long a server stays the same before it counts as having everything
 LOOK_EVERY_S = 0.5
@@ -53,11 +54,13 @@ class Replay:
         self.window_s = min(WINDOW_S, settings.outcome_seconds / 10)
         self._too_old_s = settings.outcome_seconds * 0.9
         self._redis, self._keys, self._streams, self._telemetry = redis, keys, streams, telemetry
+        self._settings = settings
         self._known: dict[int, str] = {}  # shard → incarnation on which all rows were put back
         self._since: dict[int, float] = {}  # loop time of that
         self._stale: set[int] = set()  # shards that got a row of another incarnation meanwhile
         self._catching_up: dict[int, asyncio.Task[None]] = {}
         self._clock = ServerClock()
+        self._switching = asyncio.Lock()
         self._departed: set[str] = set()  # whose rows are ours now; no shard need wait for them
         self._looks = 0
         self._stirred = asyncio.Event()
@@ -87,17 +90,17 @@ class Replay:
         finally:
             await _end(task for task in (looking, *replay._catching_up.values()) if task is not None)
             await replay._leave()
-            await journal.close()
+            await replay.journal.close()
 
     async def accept(self, shard: int, run: Callable[[str], Awaitable[T]], row: Callable[[T, str], Row | None]) -> T:
         """Have ``run`` accept something on this incarnation, and keep the row of its answer. Raises what either does.
 
         Once it has returned, the row is on disk.
         """
-        self.journal.check_room()
         deadline = asyncio.get_running_loop().time() + self._redis.timeout
         while True:
-            known = self._known.get(shard, "-")
+            journal, known = self.journal, self._known.get(shard, "-")
+            journal.check_room()
             try:
                 answer = await run(known)
             except OtherHistory:
@@ -107,11 +110,13 @@ class Replay:
                 except TimeoutError:
                     raise Replaying(shard, AGAIN_S) from None
             else:
-                return await self._keep(answer, row(answer, known))
+                return await self._keep(journal, answer, row(answer, known))
 
-    async def _keep(self, answer: T, accepted: Row | None) -> T:
+    async def _keep(self, journal: Journal, answer: T, accepted: Row | None) -> T:
         if accepted is not None:
-            await self.journal.add(accepted._replace(at=self._accepted_at(accepted)))
+            if journal is not self.journal:
+                raise NotRecorded("Redis became another installation's while the command was accepted")
+            await journal.add(accepted._replace(at=self._accepted_at(accepted)))
             if self._known.get(accepted.shard) != accepted.incarnation:  # another server took its place meanwhile
                 self._known.pop(accepted.shard, None)
                 self._stale.add(accepted.shard)
@@ -131,6 +136,8 @@ class Replay:
     async def step(self) -> None:
         """Look at each primary, and put back what is missing on those that are others than before."""
         self._looks += 1
+        with suppress(Unreachable):
+            await self._check_installation()
         groups: defaultdict[object, list[ShardStream]] = defaultdict(list)
         for stream in self._streams:
             groups[self._redis.placement.owner(self._keys.publishers(stream.shard))].append(stream)
@@ -212,26 +219,58 @@ class Replay:
 
     async def _put_all_back(self, shard: int) -> None:
         stream, began = self._streams[shard], time.monotonic()
-        putting_back = PuttingBack(self.journal, stream, self._clock, self._too_old_s, self._telemetry)
+        tally: Counter[str] = Counter()
         self._known.pop(shard, None)
-        current = await stream.vouch(self.journal.publisher, "-")
-        await self._ask_the_time()
         while True:
             self._stale.discard(shard)
-            try:
+            current = await self._arrive(stream)
+            journal = self.journal
+            putting_back = PuttingBack(journal, stream, self._clock, self._too_old_s, self._telemetry)
+            with suppress(OtherHistory):
                 await putting_back.run(current)
-            except OtherHistory as other:
-                current = other.incarnation
-                continue
-            if shard not in self._stale:
-                found = await stream.vouch(self.journal.publisher, current)
-                if found == current and shard not in self._stale:
+                tally += putting_back.tally
+                found = await stream.vouch(journal.publisher, "-" if shard in self._stale else current)
+                if found == current and shard not in self._stale and journal is self.journal:
                     break
-                current = found
         self._stands(shard, current)
-        if tally := putting_back.tally:
+        if tally:
             took_s = time.monotonic() - began
             self._telemetry.emit(Replayed(shard, current, tally.total(), tally["accepted"], took_s))
+
+    async def _arrive(self, stream: ShardStream) -> str:
+        """The server's incarnation, once it is certain that the journal's rows belong there."""
+        while True:
+            journal = self.journal
+            current = await stream.vouch(journal.publisher, "-")
+            try:
+                await self._check_installation()
+            except Unreachable:  # of a cluster, another primary has that key; its absence holds up its own shards only
+                owner = self._redis.placement.owner
+                if owner(self._keys.meta) == owner(self._keys.publishers(stream.shard)):
+                    raise
+            if journal is self.journal:
+                await self._ask_the_time()
+                return current
+
+    async def _check_installation(self) -> None:
+        """Begin another journal where Redis is not the one, or does not hold what it held, when this one began."""
+        found = await self._redis.call("HGET", self._keys.meta, "installation")
+        if found is not None and found.decode() == self.journal.installation:
+            return
+        async with self._switching:
+            await agree(self._redis, self._keys, self._settings)  # where it was emptied
+            name = await _installation(self._redis, self._keys)
+            if name != self.journal.installation:
+                await self._begin_anew(name)
+
+    async def _begin_anew(self, installation: str) -> None:
+        old = self.journal
+        self.journal = await Journal.open(old.path.parent, installation, max_rows=old.max_rows)
+        self._known.clear()
+        self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
+        farewells = (stream.vouch(old.publisher, "") for stream in self._streams)
+        await asyncio.gather(*farewells, return_exceptions=True)
+        await old.close()
 
     def _stands(self, shard: int, incarnation: str) -> None:
         self._known[shard] = incarnation

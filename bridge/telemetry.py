@@ -205,6 +205,15 @@ class NotReplayed:
     cause: str
 
 
+@dataclass(frozen=True, slots=True)
+class JournalSetAside:
+    """Redis was emptied, or is another installation's than before; the journal's rows are not put back there."""
+
+    path: str
+    rows: int
+    installation: str  # that commands go to now, with a journal of its own
+
+
 class Telemetry:
     """Fan-out of events to listeners, each on one background thread of its own.
 

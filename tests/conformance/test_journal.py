@@ -18,7 +18,17 @@ from bridge.envelope import Command, netstrings
 from bridge.errors import Conflict, Misconfigured, NotRecorded, Overloaded, Replaying
 from bridge.journal import Row
 from bridge.replay import Replay
-from bridge.telemetry import Buried, Connected, NotReplayed, Read, Replayed, Settled, StepFailed, Superseded
+from bridge.telemetry import (
+    Buried,
+    Connected,
+    JournalSetAside,
+    NotReplayed,
+    Read,
+    Replayed,
+    Settled,
+    StepFailed,
+    Superseded,
+)
 from tests.conformance.fleet import Desk, Do, Fleet, Gate, do, do_many, note
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -441,6 +451,46 @@ async def test_what_a_flushed_server_had_is_not_put_back(own_fleet: Fleet, publi
     await do(publisher, 2)
     await own_fleet.node()
     assert await numbers(own_fleet, 1) == [2]
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["and later restarted", "and restarted at once"])
+async def test_what_an_emptied_server_had_done_is_not_done_again_when_it_restarts(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder, noticed: bool
+) -> None:
+    await own_fleet.node()
+    await do(publisher, 1)
+    await numbers(own_fleet, 1)
+    await own_fleet.raw.flushall()
+    if noticed:
+        await events.wait_for(JournalSetAside)
+    await own_fleet.server.restart()
+    assert (await events.wait_for(JournalSetAside)).rows == 1
+    await until(lambda: publisher.redis.connected)
+    await do(publisher, 2)
+    assert await numbers(own_fleet, 1) == [2]
+    assert events.all(Replayed) == []
+    assert replay_of(publisher).journal.count == 1
+
+
+async def test_what_one_installation_accepted_goes_to_no_other(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    first = replay_of(publisher).journal
+    await do(publisher, 1)
+    await own_fleet.raw.flushall()
+    await own_fleet.raw.hset("chat:{meta}", mapping={"shards": 1, "schema": 1, "installation": "another"})
+    await own_fleet.server.restart()
+    await events.wait_for(JournalSetAside, installation="another")
+    await until(lambda: publisher.redis.connected)
+    await do(publisher, 2, "user:u2")
+    assert replay_of(publisher).journal.count == 1
+    assert await own_fleet.raw.xlen("chat:{0}:commands") == 1
+    await own_fleet.raw.hset("chat:{meta}", mapping={"installation": first.installation})
+    await own_fleet.server.restart()  # the address leads back to the first one
+    await replayed(events, publisher)
+    assert replay_of(publisher).journal.path == first.path
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [1]
 
 
 async def test_a_key_counts_only_while_its_command_is_there(fleet: Fleet, bridge: Bridge) -> None:
