@@ -11,7 +11,7 @@ from bridge.envelope import Failure, decode_or_stand_in, outcome_head, outcome_r
 from bridge.errors import ServerError
 from bridge.journal import Journal, Row
 from bridge.shard_stream import ShardStream
-from bridge.telemetry import NotReplayed, Superseded, Telemetry
+from bridge.telemetry import DeadLettersDropped, NotReplayed, Superseded, Telemetry
 
 ROWS_A_CALL, BYTES_A_CALL = 50, 1 << 20
 ROWS_A_LOOK = 500
@@ -74,8 +74,10 @@ class PuttingBack:
     async def _bury(self, current: str, rows: Sequence[Row]) -> None:
         letters = [row._replace(operation="bury", extra=_obituary(row, self._clock.now_ms())) for row in rows]
         for row, answer in zip(rows, await self._replay(current, letters), strict=True):
-            if answer == "accepted":
+            if answer in ("accepted", "dropped"):
                 self._telemetry.emit(Superseded(row.shard, row.id, row.subject))
+            if answer == "dropped":
+                self._telemetry.emit(DeadLettersDropped(row.shard, 1))
 
     def _tell(self, row: Row, cause: str) -> None:
         self._telemetry.emit(NotReplayed(row.shard, row.operation, row.id, cause))

@@ -7,7 +7,7 @@
 --       then per row: operation, id, hash of the body, id of the dead command, its letter's entry id,
 --         outcome (of a requeue: that of the dead command) or due (ms), n, n fields
 -- returns {'other', incarnation}, or per row there, accepted, superseded (nothing was written), late (a node has begun it)
---         or alive (a node has begun the command that it repeats, or it ended)
+--         (of a bury: dropped, where an older letter made room) or alive (a node has begun the command that it repeats, or it ended)
 --
 -- One script for many rows: where one fails, none after it was put back, so the order stays. They were admitted once,
 -- so neither the limit of the backlog nor a full server refuses them.
@@ -172,14 +172,14 @@ function operations.bury()
   if is_there() then
     return 'there'
   end
-  dead_letter(DEAD, REQUEUED, ARGV[6], id, 'superseded',
+  local dropped = dead_letter(DEAD, REQUEUED, ARGV[6], id, 'superseded',
     'lost in a fail-over, and its subject has had later commands since', 0, '', digits(now_ms()), 0, {unpack(ARGV, first, last)})
   if origin ~= '' and find_letter(origin) then
     call('HSET', REQUEUED, origin, id) -- or both letters could be requeued
   end
   record_end(id, 'dead', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
   keep_key(0)
-  return 'accepted'
+  return dropped > 0 and 'dropped' or 'accepted'
 end
 
 local answers, at, key = {}, 8, 15

@@ -21,6 +21,7 @@ from bridge.replay import Replay
 from bridge.telemetry import (
     Buried,
     Connected,
+    DeadLettersDropped,
     JournalSetAside,
     NotReplayed,
     Read,
@@ -374,6 +375,27 @@ async def test_a_superseded_command_that_cannot_be_read_is_a_dead_letter_again(
     letter = await back.dead.get(str(new_id))
     assert letter is not None
     assert letter.cause_code == "superseded"
+    await own_fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_an_older_letter_that_makes_room_for_a_superseded_one_is_told(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    other = await own_fleet.bridge()
+    async with Bridge.connect(
+        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
+    ) as gone:
+        past = Past(own_fleet.server)
+        name = replay_of(gone).journal.publisher
+        lost = await do_many(gone, range(11))
+    await past.return_()
+    await until(lambda: other.redis.connected)
+    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
+    await do(other, 3)
+    back = await own_fleet.bridge(journal=journal, dead_length=10)
+    assert {event.id for event in await events.wait_for_many(11, Superseded)} == {each.id for each in lost}
+    assert [event.dropped for event in events.all(DeadLettersDropped, shard=0)] == [1]
+    assert len((await back.dead.page(limit=20)).items) == 10
     await own_fleet.raw.delete("chat:{0}:commands")
 
 
