@@ -152,9 +152,14 @@ class Redis:
         return self._topology
 
     @property
+    def primaries(self) -> dict[str, Link | None]:
+        """The primaries, by name, and the connections to those that are there."""
+        return {str(endpoint): server.link for endpoint, server in self._servers.items()}
+
+    @property
     def links(self) -> dict[str, Link]:
         """The connections to the primaries, by name. Raises NotTaken if one is missing."""
-        links = {str(endpoint): server.link for endpoint, server in self._servers.items()}
+        links = self.primaries
         if None in links.values():
             raise NotTaken("a primary is not connected")
         return {name: link for name, link in links.items() if link is not None}

@@ -44,7 +44,7 @@ CODES: Final = (
     (REFUSE, "missing_command"), (REFUSE, "clock_skew"), (REFUSE, "settings_differ"),
     (WARN, "clock_skew"), (WARN, "min_replicas"), (WARN, "appendfsync_no"), (WARN, "pubsub_buffer"),
     (WARN, "consumers"), (WARN, "oldest_pending"), (WARN, "aof_write_failed"), (WARN, "replica_down"),
-    (WARN, "no_journal"), (UNKNOWN, "not_told"),
+    (WARN, "no_journal"), (WARN, "settings_differ"), (WARN, "primary_away"), (UNKNOWN, "not_told"),
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class ServerFacts:
     """One primary, as it tells of itself."""
 
     server: str
+    away: bool = False  # it did not answer, so nothing else is known
     policy: str | None = None  # maxmemory-policy
     appendonly: bool | None = None
     appendfsync: str | None = None
@@ -74,7 +75,7 @@ class GroupFacts:
 
     shard: int
     consumers: int
-    oldest_pending_s: float | None  # since it was put on the stream; None: nothing is pending
+    oldest_pending_s: float | None  # since its node got it; None: nothing is pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,17 @@ def ok(findings: Iterable[Finding]) -> bool:
 
 def judge_server(facts: ServerFacts, ours: OurFacts) -> list[Finding]:
     """Everything about one primary."""
+    if facts.away:
+        remedy = "see whether it runs and can be reached from here"
+        return [Finding(WARN, "primary_away", "it does not answer, so it was not looked at", remedy, facts.server)]
     judged = (judgement(facts, ours) for judgement in _JUDGEMENTS)
     return [*filter(None, judged), *_not_told(facts)]
 
 
-def judge_groups(groups: Sequence[GroupFacts], live_nodes: int) -> list[Finding]:
-    """Consumers that pile up, and commands that were begun and do not end."""
+def judge_groups(groups: Sequence[GroupFacts], live_nodes: int | None) -> list[Finding]:
+    """Consumers that pile up, and commands that were begun and do not end. None: nobody knows how many nodes live."""
     found = []
-    piled = [group for group in groups if group.consumers > live_nodes + SPARE_CONSUMERS]
+    piled = [g for g in groups if live_nodes is not None and g.consumers > live_nodes + SPARE_CONSUMERS]
     if piled:
         most = max(group.consumers for group in piled)
         found.append(Finding(
@@ -128,9 +132,9 @@ def judge_replication(servers: Sequence[ServerFacts], ours: OurFacts) -> list[Fi
     )]  # fmt: skip
 
 
-def settings_differ(message: str, remedy: str) -> Finding:
+def settings_differ(message: str, remedy: str, *, severity: str = REFUSE) -> Finding:
     """Redis holds what another installation, version or setting wrote."""
-    return Finding(REFUSE, "settings_differ", message, remedy)
+    return Finding(severity, "settings_differ", message, remedy)
 
 
 def not_told(what: str, server: str | None = None) -> Finding:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.connection import Redis
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Unreachable
 from bridge.keys import Keys
 from bridge.link import Link
 from bridge.subscriptions import Subscriptions
@@ -107,6 +107,7 @@ class Presence:
         self._others: tuple[str, ...] = ()
         self._sightings = Sightings()
         self._link: Link | None = None  # what was seen was seen there
+        self._blind = False  # said so already
         self._stirred = asyncio.Event()
         self._era = 0  # grows with every loss and renewal of our subscription: looks do not count across them
         self._subscriptions = subscriptions
@@ -155,9 +156,13 @@ class Presence:
             return LOOK_S
         try:
             subscribed, beats = await self._look(link, (self._node, *others))
-        except BridgeError:
+        except BridgeError as error:
             self._sightings.forget()
+            if not (self._blind or isinstance(error, Unreachable)):  # an outage is told by others
+                self._blind = True
+                self._telemetry.emit(StepFailed("presence", f"who is there cannot be seen: {describe(error)}"))
             return _NO_ANSWER_S
+        self._blind = False
         if era != self._era:
             return AGAIN_S
         if link is not self._link:

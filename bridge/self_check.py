@@ -18,9 +18,11 @@ from bridge.connection import Redis
 from bridge.errors import BridgeError, Misconfigured, Unreachable
 from bridge.findings import Finding, OurFacts
 from bridge.keys import Keys
-from bridge.telemetry import FaultCleared, FaultFound, Telemetry
+from bridge.telemetry import FaultCleared, FaultFound, StepFailed, Telemetry
+from bridge.verdict import describe
 
 SCHEMA_VERSION = "1"
+_SECONDS = "outcome_seconds"
 EVERY_S = 60.0
 AGAIN_S = 10.0  # while something is wrong, so that it is seen to be mended
 _AT_MOST_EVERY_S = 1.0
@@ -56,7 +58,8 @@ class SelfCheck:
         refused = [f for f in found if f.severity == findings.REFUSE and f.code != "clock_skew"]
         if refused:
             raise Misconfigured("\n".join(dict.fromkeys(map(str, refused))))
-        await agree(self._redis, self._keys, self._settings)
+        agreed = await agree(self._redis, self._keys, self._settings)
+        found += self._other_seconds(agreed)
         self._moved.clear()
         with contextlib.suppress(Unreachable):  # a shard that is being moved answers later; these are warnings
             found += await self._groups()
@@ -64,9 +67,10 @@ class SelfCheck:
 
     async def step(self) -> None:
         """Look at everything. Raises Unreachable; the findings stay as they were then."""
-        found = [*await self._servers(), *await self._groups()]
-        differing = await self._differing()
-        self._note(found if differing is None else [*found, differing])
+        found = await self._servers()
+        away = {finding.server for finding in found if finding.code == "primary_away"}
+        stand = [f for f in self.findings if f.server in away and f.code != "primary_away"]  # until it can be looked at
+        self._note([*found, *stand, *await self._groups(), *await self._differing()])
 
     async def run(self) -> None:
         """Every minute, and at once where a primary may have been replaced, until cancelled."""
@@ -76,8 +80,12 @@ class SelfCheck:
                     await self._moved.wait()
             await asyncio.sleep(max(0.0, self._looked_at + _AT_MOST_EVERY_S - _loop_time()))
             self._moved.clear()
-            with contextlib.suppress(BridgeError):  # Redis is away: who needs it says so
+            try:
                 await self.fresh(0.0)
+            except Unreachable:  # who needs Redis says so
+                pass
+            except Exception as error:
+                self._telemetry.emit(StepFailed("self-check", describe(error)))
 
     async def fresh(self, max_age_s: float) -> None:
         """Look unless that was done within ``max_age_s``; who asks meanwhile shares the look. Raises Unreachable."""
@@ -108,13 +116,33 @@ class SelfCheck:
             return [findings.not_told(f"consumer groups ({error})")]
         return findings.judge_groups(groups, live)
 
-    async def _differing(self) -> Finding | None:
+    async def _differing(self) -> list[Finding]:
         try:
-            _compare(await self._redis.call("HGETALL", self._keys.meta), self._settings, missing_is_well=True)
+            found = await self._redis.call("HGETALL", self._keys.meta)
+        except Unreachable:  # another primary answers
+            return [f for f in self.findings if f.code == "settings_differ"]
+        try:
+            _compare(found, self._settings, missing_is_well=True)
         except Misconfigured as error:
             message, _, remedy = str(error).rpartition("; ")
-            return findings.settings_differ(message, remedy)
-        return None
+            return [findings.settings_differ(message, remedy), *self._other_seconds(found)]
+        return self._other_seconds(found)
+
+    def _other_seconds(self, found: dict[bytes, bytes]) -> list[Finding]:
+        """Replays go by outcomes: one that was kept for less than its publisher thinks lets a command run again."""
+        ours = self._settings.outcome_seconds
+        stored = found.get(_SECONDS.encode(), b"%d" % ours).decode()
+        if stored == str(ours):
+            return []
+        message = (
+            f"outcomes and idempotency keys live {stored} s in namespace {self._settings.namespace!r}, and {ours} s "
+            "where this process writes them: after a fail-over a command could run twice"
+        )
+        remedy = (
+            f"set BRIDGE_OUTCOME_SECONDS={stored} here; to change it everywhere, "
+            f"HSET {self._keys.meta} {_SECONDS} {ours} and set it on all"
+        )
+        return [findings.settings_differ(message, remedy, severity=findings.WARN)]
 
     def _note(self, found: list[Finding]) -> None:
         before = {finding.key: finding for finding in self.findings}
@@ -137,14 +165,20 @@ def count(check: SelfCheck, severity: str, code: str) -> int:
     return sum((finding.severity, finding.code) == (severity, code) for finding in check.findings)
 
 
-async def agree(redis: Redis, keys: Keys, settings: BridgeSettings) -> None:
-    """Everybody must count the same shards: they are written once. Raises Misconfigured on another count or schema."""
-    found = await redis.call("HGETALL", keys.meta)
-    if not found:
-        wanted = _wanted(settings)
+async def agree(redis: Redis, keys: Keys, settings: BridgeSettings) -> dict[bytes, bytes]:
+    """Everybody must count the same shards: they are written once. Raises Misconfigured on another count or schema.
+
+    What is stored. How long outcomes live ought to be the same, too, and is not refused.
+    """
+    found: dict[bytes, bytes] = await redis.call("HGETALL", keys.meta)
+    wanted = {} if found else _wanted(settings)
+    if _SECONDS.encode() not in found:
+        wanted[_SECONDS] = str(settings.outcome_seconds)
+    if wanted:
         await asyncio.gather(*(redis.call("HSETNX", keys.meta, name, value) for name, value in wanted.items()))
         found = await redis.call("HGETALL", keys.meta)
     _compare(found, settings)
+    return found
 
 
 def _wanted(settings: BridgeSettings) -> dict[str, str]:

@@ -20,7 +20,8 @@ _SETTINGS = ("maxmemory-policy", "appendonly", "appendfsync", "client-output-buf
              "cluster-node-timeout")  # fmt: skip
 _LAGS_S = 10  # a replica that has not reported for so long does not count as following (min-replicas-max-lag)
 
-# One sample call of each command that scripts and processes make. {k} is a key of the namespace, {c} a channel.
+# One sample call of each command that scripts and processes make, and of the kinds of keys and channels that there are.
+# {k} is a key of a shard and {c} its channel, {n} and {b} the same of the nodes, {m} the settings that all share.
 _CALLS = (
     "DEL {k}", "EVAL x 0", "EVALSHA x 0", "EXISTS {k}", "EXPIRE {k} 1", "GET {k}", "HDEL {k} f", "HEXISTS {k} f",
     "HGET {k} f", "HGETALL {k}", "HINCRBY {k} f 1", "HKEYS {k}", "HLEN {k}", "HMGET {k} f", "HSET {k} f v",
@@ -31,34 +32,56 @@ _CALLS = (
     "XINFO STREAM {k}", "XLEN {k}", "XPENDING {k} g", "XRANGE {k} - +", "XREADGROUP GROUP g c STREAMS {k} >",
     "XREVRANGE {k} + -", "ZADD {k} 1 m", "ZCARD {k}", "ZCOUNT {k} 0 1", "ZRANGE {k} 0 1", "ZRANGEBYSCORE {k} 0 1",
     "ZREM {k} m", "ZREMRANGEBYSCORE {k} 0 1", "ZSCORE {k} m",
+    "ZMSCORE {n} m", "ZADD {n} 1 m", "PUBSUB SHARDNUMSUB {b}", "SSUBSCRIBE {b}", "HSETNX {m} f v", "WAIT 0 0",
 )  # fmt: skip
 
 
 async def servers(redis: Redis, keys: Keys) -> list[ServerFacts]:
-    """Facts of each primary. Raises Unreachable."""
+    """Facts of each primary; of one that does not answer, that. Raises Unreachable where none does."""
     topology = redis.topology
     watches = await topology.watches(redis.timeout) if isinstance(topology, Sentinel) else None
     clustered = isinstance(topology, Cluster)
-    asked = (_server(name, link, keys, watches, clustered) for name, link in redis.links.items())
-    return list(await asyncio.gather(*asked))
+
+    async def ask(name: str, link: Link | None) -> ServerFacts:
+        try:
+            return ServerFacts(name, away=True) if link is None else await _server(name, link, keys, watches, clustered)
+        except Unreachable:
+            return ServerFacts(name, away=True)
+
+    found = await asyncio.gather(*(ask(name, link) for name, link in redis.primaries.items()))
+    if all(facts.away for facts in found):
+        raise Unreachable("no primary answers")
+    return found
 
 
 async def groups(redis: Redis, keys: Keys, shards: int) -> list[GroupFacts]:
-    """Facts of each shard's consumer group. Raises Unreachable."""
+    """Facts of the consumer groups of those shards whose primary answers."""
     calls = (redis.run(script("group_facts"), (keys.commands(shard),), (GROUP,)) for shard in range(shards))
-    return [_group(shard, answer) for shard, answer in enumerate(await asyncio.gather(*calls))]
+    found = []
+    for shard, answer in enumerate(await asyncio.gather(*calls, return_exceptions=True)):
+        if isinstance(answer, BaseException) and not isinstance(answer, Unreachable):
+            raise answer
+        if not isinstance(answer, BaseException):
+            found.append(_group(shard, answer))
+    return found
 
 
-async def live_nodes(redis: Redis, keys: Keys, dead_after_s: float) -> int:
-    """How many nodes have sent a heartbeat lately. Raises Unreachable."""
+async def live_nodes(redis: Redis, keys: Keys, dead_after_s: float) -> int | None:
+    """How many nodes have sent a heartbeat lately; None: their primary does not answer."""
+    try:
+        return await _live_nodes(redis, keys, dead_after_s)
+    except Unreachable:
+        return None
+
+
+async def _live_nodes(redis: Redis, keys: Keys, dead_after_s: float) -> int:
     seconds, _ = await redis.call("TIME")
     return int(await redis.call("ZCOUNT", keys.live, (int(seconds) - dead_after_s) * 1000, "+inf"))
 
 
 def _group(shard: int, answer: list[Any]) -> GroupFacts:
-    now, consumers, oldest = answer
-    age = (int(now) - int(oldest.split(b"-")[0])) / 1000 if oldest else None
-    return GroupFacts(shard, consumers, age)
+    consumers, idle_ms = answer
+    return GroupFacts(shard, consumers, None if idle_ms < 0 else idle_ms / 1000)
 
 
 async def _server(name: str, link: Link, keys: Keys, watches: list[Watch] | None, clustered: bool) -> ServerFacts:
@@ -74,6 +97,9 @@ async def _server(name: str, link: Link, keys: Keys, watches: list[Watch] | None
     settings = {name.decode(): value.decode() for name, value in (config or {}).items()}
     facts = _facts(info)
     replication = {key: facts[key] for key in ("role", "connected_slaves") if key in facts}
+    replicas = _replicas(cluster, watches, replication.get("connected_slaves"))
+    if missing is not None and replicas == 0:  # nobody to wait for
+        missing = tuple(name for name in missing if name != "WAIT")
     return ServerFacts(
         server=name,
         policy=settings.get("maxmemory-policy") or facts.get("maxmemory_policy"),
@@ -85,7 +111,7 @@ async def _server(name: str, link: Link, keys: Keys, watches: list[Watch] | None
         detects=clustered or watches is not None,
         primary=replication["role"] == "master" if "role" in replication else None,
         aof_written=facts["aof_last_write_status"] == "ok" if "aof_last_write_status" in facts else None,
-        replicas=_replicas(cluster, watches, replication.get("connected_slaves")),
+        replicas=replicas,
         linked=sum(_follows(line) for key, line in facts.items() if key.startswith("slave") and "," in line)
         if replication
         else None,
@@ -106,8 +132,8 @@ async def _ask(link: Link, *arguments: str) -> Any:
 
 async def _lacking(link: Link, keys: Keys) -> tuple[str, ...] | None:
     """Commands that it forbids or does not have, by name."""
-    key, channel = keys.commands(0), keys.ring(0)
-    samples = [call.format(k=key, c=channel) for call in _CALLS]
+    names = {"k": keys.commands(0), "c": keys.ring(0), "n": keys.live, "b": keys.node_channel("node"), "m": keys.meta}
+    samples = [call.format_map(names) for call in _CALLS]
     try:
         lacking = await link.send_script(script("permitted"), (), samples)
     except Unreachable:
@@ -116,12 +142,12 @@ async def _lacking(link: Link, keys: Keys) -> tuple[str, ...] | None:
         return ("EVALSHA",)
     except BridgeError:
         return None
-    return tuple(_name(sample.decode()) for sample in lacking)
+    return tuple(dict.fromkeys(_name(sample.decode()) for sample in lacking))
 
 
 def _name(sample: str) -> str:
     words = sample.split(" ")
-    return " ".join(words[:2]) if words[0] in ("XGROUP", "XINFO", "SCRIPT") else words[0]
+    return " ".join(words[:2]) if words[0] in ("XGROUP", "XINFO", "SCRIPT", "PUBSUB") else words[0]
 
 
 def _facts(info: bytes | str | None) -> dict[str, str]:

@@ -78,7 +78,8 @@ class Reporter:
         except Invalid:  # a plugin may put anything on a channel
             ours = False
         if ours:
-            self._keep({command_id: sessions})
+            self._unwritten[command_id] = sessions
+            self._trim()
             self._news.set()
 
     async def run(self) -> None:
@@ -105,18 +106,23 @@ class Reporter:
             *(self._receipts.write(self._node, shard, batch) for shard, batch in batches), return_exceptions=True
         )
         outage: BaseException | None = None
+        again: dict[str, int] = {}
         for (_, batch), answer in zip(batches, answers, strict=True):
             if isinstance(answer, Unreachable | ServerFull):
                 outage = answer
-                self._keep(batch)
+                again |= batch
             elif isinstance(answer, BaseException):  # it would be refused again
                 self._drop(len(batch), describe(answer))
         if outage is not None:
+            # What was reported meanwhile is newer: it stands, and is dropped last.
+            self._unwritten = OrderedDict(
+                {id: again[id] for id in unwritten if id in again and id not in self._unwritten} | self._unwritten
+            )
+            self._trim()
             self._news.set()
             raise outage
 
-    def _keep(self, receipts: dict[str, int]) -> None:
-        self._unwritten.update(receipts)
+    def _trim(self) -> None:
         over = len(self._unwritten) - MAX_UNWRITTEN
         for _ in range(over):
             self._unwritten.popitem(last=False)

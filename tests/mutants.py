@@ -126,14 +126,14 @@ MUTANTS = (
         "return (later[1] and tonumber(later[1]) > at)", "return false and (later[1])", (JOURNAL, "-k", "undo"),
     ),
     Mutant(
-        "order of a replay", "bridge/replay.py",
+        "order of a replay", "bridge/putting_back.py",
         "[row for row in rows if row.number not in done]", "[row for row in rows[::-1] if row.number not in done]",
         (JOURNAL, "-k", "order"),
     ),
     Mutant(
         "replay finds what is there", "bridge/scripts/replay.lua",
-        "  if is_there() or repeated_since() then\n    return 'there'\n  elseif superseded() then",
-        "  if superseded() then", (JOURNAL,),
+        "  if is_there() or repeated_since() then\n    return 'there'\n  elseif superseded(accepted_at()) then",
+        "  if superseded(accepted_at()) then", (JOURNAL,),
     ),
     Mutant(
         "keys of commands that are gone", "bridge/scripts/duplicate.lua",

@@ -5,6 +5,10 @@
 --!include clock
 redis.call('DEL', KEYS[1]) -- needs no memory, so that a full server takes what follows
 local now = now_ms()
+-- Where the server's clock was set back, who is gone would count as live for as long as it lags.
+for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. digits(now), '+inf', 'LIMIT', 0, 100)) do
+  redis.call('ZADD', KEYS[2], now, ahead)
+end
 local last = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or 0)
 local boot = string.match(redis.call('HGET', KEYS[3], ARGV[1]) or '', '^(%S+) ')
 if boot and boot ~= ARGV[2] and now - last < tonumber(ARGV[4]) then

@@ -9,6 +9,7 @@ import pytest
 
 from bridge.findings import (
     CODES,
+    WARN,
     Finding,
     GroupFacts,
     OurFacts,
@@ -136,6 +137,7 @@ def test_every_finding_that_can_be_made_is_on_the_list_of_codes() -> None:
     made = [
         *judge(bad, OURS), *judge(ServerFacts("h:1"), OURS), *judge_groups([GroupFacts(0, 99, 99.0)], 0),
         *judge_replication([bad], OURS), skew, settings_differ("a", "b"),
+        settings_differ("a", "b", severity=WARN), *judge(ServerFacts("h:1", away=True), OURS),
     ]  # fmt: skip
     assert sorted(set(told(made))) == sorted(CODES)
 

@@ -228,6 +228,40 @@ class Broken(Receipts):
         await super().write(node, shard, sessions)
 
 
+class Interrupted(Broken):
+    """While it does not answer, something else happens."""
+
+    def __init__(self, bridge: Any, meanwhile: Callable[[], None]) -> None:
+        super().__init__(bridge, 1)
+        self._meanwhile = meanwhile
+
+    async def write(self, node: str, shard: int, sessions: Any) -> None:
+        if self.failures:
+            self._meanwhile()
+        await super().write(node, shard, sessions)
+
+
+async def test_what_is_reported_while_redis_is_away_is_newer_than_what_waits(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "MAX_UNWRITTEN", 2)
+
+    def meanwhile() -> None:
+        reporter.report("1-5-1", 4)
+        reporter.report("1-6-1", 1)
+
+    reporter = Reporter(Interrupted(chat.bridge, meanwhile), "node-a", chat.bridge.shards)
+    reporter.report("1-5-1", 3)
+    reporter.report("1-4-1", 9)
+    with pytest.raises(Unreachable):
+        await reporter.step()
+    assert reporter.dropped == 1
+    await reporter.step()
+    assert await _stored(chat, "1-5-1")
+    found = await chat.bridge.redis.call("KEYS", "*receipts*")
+    assert sorted(found) == [b"chat:{1}:receipts:1-5-1", b"chat:{1}:receipts:1-6-1"]
+
+
 async def test_receipts_wait_for_redis_to_come_back(chat: Chat) -> None:
     reporter = Reporter(Broken(chat.bridge, 2), "node-a", chat.bridge.shards)
     reporter.report("1-5-1", 4)

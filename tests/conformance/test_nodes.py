@@ -192,3 +192,16 @@ async def test_figures_of_a_shard_are_those_of_its_stream(fleet: Fleet, desk: De
 async def test_pending_of_no_shard_is_not_found(bridge: Bridge) -> None:
     with pytest.raises(NotFound):
         await bridge.pending(1)
+
+
+async def test_a_clock_that_was_set_back_keeps_nobody_alive(fleet: Fleet, events: Recorder) -> None:
+    bridge = await fleet.bridge()
+    ahead = int(await bridge.inspector.now() * 1000) + 600_000
+    await fleet.raw.zadd("chat:{nodes}:live", {"node-z": ahead})
+    await fleet.raw.hset("chat:{nodes}:info", "node-z", "boot {}")
+    await fleet.node("node-a")
+
+    async def is_dead() -> bool:
+        return any(node.name == "node-z" and node.state == "dead" for node in await bridge.nodes())
+
+    await until(is_dead)

@@ -16,7 +16,7 @@ from bridge.presence import LOOK_S, Presence
 from bridge.scripts import script
 from bridge.shard_stream import Lease, Occupied, ShardStream
 from bridge.shards import wanted
-from bridge.telemetry import Acquired, Released, Resubscribed, Settled, Started, Vanished
+from bridge.telemetry import Acquired, Released, Resubscribed, Settled, Started, StepFailed, Vanished
 from tests.conformance.fleet import Fleet, take
 from tests.faults import fleet as processes
 from tests.faults import ledger
@@ -275,6 +275,21 @@ async def test_what_was_seen_before_a_cut_does_not_count_after_it(fleet: Fleet, 
         await until(lambda: bridge.redis.link_to(bridge.keys.live) not in (None, before))
     other.subscriptions.unsubscribe(theirs)
     assert not await witness.looks()
+
+
+async def test_who_may_not_look_says_so_once(own_fleet: Fleet, events: Recorder) -> None:
+    bridge = await own_fleet.bridge()
+    witness = Witness(bridge, events)
+    await own_fleet.raw.execute_command("ACL", "SETUSER", "default", "-pubsub")
+    for _ in range(3):
+        await witness.presence.step()
+    [told] = events.all(StepFailed, name="presence")
+    assert "pubsub" in told.cause.lower()
+    await own_fleet.raw.execute_command("ACL", "SETUSER", "default", "+pubsub")
+    await witness.presence.step()
+    await own_fleet.raw.execute_command("ACL", "SETUSER", "default", "-pubsub")
+    await witness.presence.step()
+    assert len(events.all(StepFailed, name="presence")) == 2
 
 
 # taking the lease of one that vanished

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bridge import scripts, survey
+from bridge import survey
 from bridge.client import Bridge
 from bridge.errors import Misconfigured
-from bridge.telemetry import FaultCleared, FaultFound
+from bridge.telemetry import FaultCleared, FaultFound, StepFailed
 from tests.conformance.fleet import Fleet
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -103,7 +103,7 @@ async def test_a_replica_of_a_plain_server_asks_for_a_journal(start_server: Call
         await until(lacks_a_journal)
 
 
-@pytest.mark.parametrize("command", ["spublish", "xclaim", "evalsha", "ssubscribe"])
+@pytest.mark.parametrize("command", ["spublish", "xclaim", "evalsha", "ssubscribe", "pubsub", "zmscore"])
 async def test_a_server_that_forbids_what_is_needed_is_refused_by_name(
     start_server: Callable[..., Server], engine: str, command: str
 ) -> None:
@@ -128,11 +128,49 @@ async def test_other_keys_and_channels_than_ours_may_be_forbidden(
             pass
 
 
-def test_every_command_of_a_script_is_asked_for() -> None:
-    sources = [*Path(scripts.__file__).parent.glob("*.lua"), *(ROOT / "chatserver" / "scripts").glob("*.lua")]
-    told = re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", "".join(path.read_text() for path in sources))
-    nested = {"XGROUP", "XINFO"}
-    used = {f"{name} {second}" if name in nested else name for name, second in told}
+@pytest.mark.parametrize("keys", ["chat:{0}:*", "chat:{nodes}:*", "chat:{meta}"])
+async def test_every_kind_of_keys_and_channels_has_to_be_ours(
+    start_server: Callable[..., Server], engine: str, keys: str
+) -> None:
+    """Each kind is allowed but one."""
+    server = start_server(engine)
+    client: Any = server.client()
+    allowed = {"chat:{0}:*", "chat:{nodes}:*", "chat:{meta}"} - {keys}
+    rules = [*(f"~{pattern}" for pattern in allowed), *(f"&{pattern}" for pattern in allowed)]
+    await client.execute_command("ACL", "SETUSER", "some", "on", ">secret", *rules, "+@all")
+    with pytest.raises(Misconfigured, match="lacks commands, or forbids them"):
+        async with Bridge.connect(server.url.replace("unix://", "unix://some:secret@"), shards=1):
+            pass
+
+
+async def test_wait_is_asked_for_where_there_are_replicas(start_server: Callable[..., Server], engine: str) -> None:
+    primary, other = start_server(engine, tcp=True), start_server(engine, tcp=True)
+    client: Any = primary.client()
+    await client.execute_command("ACL", "SETUSER", "weak", "on", ">secret", "~*", "&*", "+@all", "-wait")
+    async with Bridge.connect(primary.url.replace("redis://", "redis://weak:secret@"), shards=1) as bridge:
+        assert await found(bridge) == []
+        await other.client().execute_command("REPLICAOF", "127.0.0.1", primary.port)  # type: ignore[no-untyped-call]
+
+        async def is_missing() -> bool:
+            return ("refuse", "missing_command") in await found(bridge)
+
+        await until(is_missing)
+
+
+_OPTIONAL = {"CONFIG", "CLUSTER", "CLIENT", "SELECT"}  # done without, or known when connecting
+
+
+def test_every_command_of_a_script_or_a_process_is_asked_for() -> None:
+    services = [ROOT / "bridge", ROOT / "chatserver", ROOT / "backoffice"]
+    lua = "".join(path.read_text() for service in services for path in service.rglob("scripts/*.lua"))
+    python = "".join(path.read_text() for service in services for path in service.rglob("*.py"))
+    python = python.replace('"POST"', "")  # HTTP's
+    told = re.findall(r"\bp?call\('([A-Z]+)'(?:, '([A-Z]+)')?", lua)
+    told += re.findall(r"(?:redis|link|call|send|each|write)\(\s*\"([A-Z]{3,})\"(?:, \"([A-Z]+)\")?", python)
+    told += [(operation, "") for operation in re.findall(r"_write\(\"([A-Z]+)\"", python)]
+    nested = {"XGROUP", "XINFO", "SCRIPT", "PUBSUB"}
+    used = {f"{name} {second}" if name in nested else name for name, second in told} - _OPTIONAL
+    assert {"EXPIRE", "WAIT", "PUBSUB SHARDNUMSUB", "XDEL", "INCRBY", "SSUBSCRIBE"} <= used
     asked = {survey._name(call) for call in survey._CALLS}
     assert used - asked == set()
 
@@ -170,11 +208,13 @@ async def test_consumers_of_the_past_are_found(fleet: Fleet, bridge: Bridge) -> 
 
 
 async def test_a_command_that_was_begun_long_ago_is_found(fleet: Fleet, bridge: Bridge) -> None:
-    stream, ago = "chat:{0}:commands", int(time.time() * 1000) - 31_000
+    stream, ago = "chat:{0}:commands", int(time.time() * 1000) - 60_000
     await fleet.raw.xgroup_create(stream, "chatservers", "0", mkstream=True)
     await fleet.raw.execute_command("XADD", stream, f"{ago}-1", "v", "1")
     assert await found(bridge) == []  # nobody has read it
     await fleet.raw.xreadgroup("chatservers", "node-x", {stream: ">"})
+    assert await found(bridge) == []  # it waited for long, and was begun just now
+    await fleet.raw.execute_command("XCLAIM", stream, "chatservers", "node-x", 0, f"{ago}-1", "IDLE", 31_000)
     assert await found(bridge) == [("warn", "oldest_pending")]
     await fleet.raw.xack(stream, "chatservers", f"{ago}-1")
     assert await found(bridge) == []
@@ -192,6 +232,31 @@ async def test_settings_that_were_changed_behind_our_back_are_found(fleet: Fleet
     assert await found(bridge) == [("refuse", "settings_differ")]
     await fleet.raw.flushall()
     assert await found(bridge) == []
+
+
+async def test_what_nobody_can_read_does_not_end_the_looks(fleet: Fleet, bridge: Bridge, events: Recorder) -> None:
+    await fleet.raw.hset("chat:{meta}", "shards", b"\xff")
+    await fleet.raw.client_kill_filter(_type="normal", skipme=True)  # reason to look
+    await events.wait_for(StepFailed, name="self-check")
+    await fleet.raw.hset("chat:{meta}", "shards", 2)
+    await fleet.raw.client_kill_filter(_type="normal", skipme=True)
+    await events.wait_for(FaultFound, code="settings_differ")
+
+
+async def test_who_keeps_outcomes_for_another_time_is_told(fleet: Fleet, events: Recorder) -> None:
+    first = await fleet.bridge()
+    other = await fleet.bridge(outcome_seconds=60)
+    [finding] = events.all(FaultFound, code="settings_differ")
+    assert finding.severity == "warn"
+    assert "BRIDGE_OUTCOME_SECONDS=3600" in finding.remedy
+    assert await found(other) == [("warn", "settings_differ")]
+    assert await found(first) == []
+
+
+async def test_an_installation_of_before_learns_how_long_outcomes_live(fleet: Fleet) -> None:
+    await fleet.raw.hset("chat:{meta}", mapping={"shards": 1, "schema": "1"})
+    await fleet.bridge(outcome_seconds=60)
+    assert await fleet.raw.hget("chat:{meta}", "outcome_seconds") == b"60"
 
 
 async def test_a_server_that_evicts_is_refused(own_fleet: Fleet) -> None:

@@ -124,3 +124,18 @@ async def test_the_doctor_looks_at_what_is_refused(start_topology: Callable[...,
     topology = await start_topology(Watched, replicas=1)
     check = await examine(BridgeSettings(redis_url=topology.url, shards=12))
     assert {("refuse", "timeout_too_long")} == {(each.severity, each.code) for each in check.findings}
+
+
+async def test_a_primary_that_is_silent_is_told_and_the_others_are_looked_at(cluster: ManyServers) -> None:
+    async with Bridge.connect(cluster.url, shards=12, timeout=TIMEOUT_S, publishes=False) as bridge:
+        silent = await cluster.owner("chat:{nodes}:live")
+        shards = [await cluster.owner(f"chat:{{{shard}}}:commands") for shard in range(12)]
+        other = next(server for server in shards if server is not silent)
+        await ask(other, "CONFIG", "SET", "appendfsync", "no")
+        silent.stop()
+        try:
+            everything = await found(bridge)
+        finally:
+            silent.cont()
+            await ask(other, "CONFIG", "SET", "appendfsync", "always")
+        assert {("warn", "primary_away"), ("warn", "appendfsync_no")} <= everything
