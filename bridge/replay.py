@@ -6,6 +6,13 @@ another one refuses it, and the journal's rows of the shard go there first, in t
 command is there change nothing. Whoever publishes nothing at the moment looks twice a second.
 
 A row leaves once its command has ended and its server has been the same for a while.
+
+What a shard's server has of a publisher, and what moves it on:
+    nothing → current   it starts without rows, or takes part again: ``vouch`` with ``*`` or the incarnation
+    current → behind    the incarnation changes; nobody writes anything
+    behind → "-"        it has noticed, and begins to put back; new commands wait for it
+    "-" → current       every row is back
+    any → nothing       it leaves without rows, its rows were taken over, or its installation is another now
 """
 
 from __future__ import annotations
@@ -50,7 +57,7 @@ class Replay:
         telemetry: Telemetry,
     ) -> None:
         self.journal = journal
-        # Idempotency keys outlive the journal's rows tenfold, so a row never meets one that has run out.
+        # Rows of what has ended leave after the window, all others before their idempotency keys run out.
         self.window_s = min(WINDOW_S, settings.outcome_seconds / 10)
         self._too_old_s = settings.outcome_seconds * 0.9
         self._redis, self._keys, self._streams, self._telemetry = redis, keys, streams, telemetry
@@ -137,7 +144,7 @@ class Replay:
         """Look at each primary, and put back what is missing on those that are others than before."""
         self._looks += 1
         with suppress(Unreachable):
-            await self._check_installation()
+            await self._check_installation(self._streams[0])
         groups: defaultdict[object, list[ShardStream]] = defaultdict(list)
         for stream in self._streams:
             groups[self._redis.placement.owner(self._keys.publishers(stream.shard))].append(stream)
@@ -240,21 +247,23 @@ class Replay:
     async def _arrive(self, stream: ShardStream) -> str:
         """The server's incarnation, once it is certain that the journal's rows belong there."""
         while True:
+            await self._check_installation(stream)  # before it is told to wait for this publisher
             journal = self.journal
             current = await stream.vouch(journal.publisher, "-")
-            try:
-                await self._check_installation()
-            except Unreachable:  # of a cluster, another primary has that key; its absence holds up its own shards only
-                owner = self._redis.placement.owner
-                if owner(self._keys.meta) == owner(self._keys.publishers(stream.shard)):
-                    raise
+            await self._check_installation(stream)
             if journal is self.journal:
                 await self._ask_the_time()
                 return current
 
-    async def _check_installation(self) -> None:
+    async def _check_installation(self, stream: ShardStream) -> None:
         """Begin another journal where Redis is not the one, or does not hold what it held, when this one began."""
-        found = await self._redis.call("HGET", self._keys.meta, "installation")
+        try:
+            found = await self._redis.call("HGET", self._keys.meta, "installation")
+        except Unreachable:  # of a cluster, another primary has that key; its absence holds up its own shards only
+            owner = self._redis.placement.owner
+            if owner(self._keys.meta) == owner(self._keys.publishers(stream.shard)):
+                raise
+            return
         if found is not None and found.decode() == self.journal.installation:
             return
         async with self._switching:
@@ -267,10 +276,10 @@ class Replay:
         old = self.journal
         self.journal = await Journal.open(old.path.parent, installation, max_rows=old.max_rows)
         self._known.clear()
-        self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
         farewells = (stream.vouch(old.publisher, "") for stream in self._streams)
         await asyncio.gather(*farewells, return_exceptions=True)
         await old.close()
+        self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
 
     def _stands(self, shard: int, incarnation: str) -> None:
         self._known[shard] = incarnation
