@@ -123,7 +123,7 @@ KOREAN: dict[str, str] = {
     "read, not ended": "읽었으나 끝나지 않음",
     "Waiting and in hand": "대기와 처리 중",
     "Oldest": "가장 오래된 것",
-    "accepted to ended": "접수부터 종료까지",
+    "Latency": "지연 시간",
     "From accepted to ended, ms": "접수부터 종료까지, ms",
     "Dead letters": "실패한 명령",
     "Clients": "클라이언트",

@@ -223,3 +223,50 @@ async def test_what_cannot_be_undone_takes_its_name(chat: Chat, node: RunningNod
     await desk.dialog.get_by_label("Write lobby to go on").fill("lobby")
     await go.click()
     await expect(desk.outcome).to_contain_text("Delete everything lobby: done")
+
+
+async def test_dead_letters_are_sent_again_by_filter_with_a_reason(paths: list[str], api: Api, sit: Sit) -> None:
+    desk = await sit()
+    await desk.log_in()
+    await desk.go("/dead?code=unknown_type")
+    await desk.page.locator(".head").get_by_role("button", name="Requeue").click()
+    await expect(desk.dialog).to_contain_text("Send 1 dead letter again (code: unknown_type)")
+    await desk.dialog.get_by_label("Reason").fill("there is a handler now")
+    await desk.dialog.get_by_role("button", name="Requeue").click()
+    await expect(desk.outcome).to_contain_text("Requeue: done")
+    entries = (await api.get("/audit?action=dead_letters.requeue")).json["items"]
+    assert {entry["reason"] for entry in entries} == {"there is a handler now"}
+
+
+async def test_a_made_up_password_is_shown_once(node: RunningNode, sit: Sit) -> None:
+    desk, other = await sit(), await sit()
+    await desk.log_in()
+    await desk.go("/access")
+    await desk.page.get_by_role("button", name="New operator").click()
+    await desk.dialog.get_by_label("Name").fill("mo")
+    await desk.dialog.get_by_label("Role").select_option("moderator")
+    await desk.dialog.get_by_role("button", name="New operator").click()
+    secret = await desk.outcome.locator(".secret").text_content()
+    await expect(desk.page.locator("#o-mo")).to_contain_text("has a one-time password")
+    await other.log_in("mo", str(secret))
+    await expect(other.page.get_by_role("heading", name="Change the password")).to_be_visible()
+    await desk.page.locator("#o-mo").get_by_role("button", name="Disable").click()
+    await desk.dialog.get_by_role("button", name="Disable").click()
+    await expect(desk.page.locator("#o-mo")).to_contain_text("disabled")
+    other.problems.clear()
+
+
+async def test_a_node_is_drained_and_taken_up_again(chat: Chat, node: RunningNode, sit: Sit) -> None:
+    await chat.start_node("node-b")
+    desk = await sit()
+    await desk.log_in()
+    await desk.go("/nodes")
+    await desk.live()
+    row = desk.page.locator("#n-node-b")
+    await row.get_by_role("button", name="Drain").click()
+    await expect(desk.dialog).to_contain_text("node-b hands")
+    await desk.dialog.get_by_role("button", name="Drain").click()
+    await expect(row).to_contain_text("draining")
+    await row.get_by_role("button", name="Take up again").click()
+    await desk.dialog.get_by_role("button", name="Take up again").click()
+    await expect(row).to_contain_text("live")

@@ -151,5 +151,9 @@ def test_the_wheel_has_all_static_files(tmp_path: Path) -> None:
     )
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     wanted = {path.relative_to(ROOT).as_posix() for path in STATIC.rglob("*") if path.is_file()}
+    wanted |= {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "backoffice" / "ui").rglob("*.*") if path.suffix != ".pyc"
+    }
+    assert "backoffice/ui/templates/base.html" in wanted
     assert wanted <= set(zipfile.ZipFile(wheel).namelist())
     assert "chatserver/static/client.js" in wanted

@@ -70,9 +70,9 @@ function options(place, names) {
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, points: { size: 6 } },
     scales: { y: { range: (_plot, _low, high) => [0, Math.max(high ?? 0, 1) * 1.1] } },
-    axes: [{ ...axis, values: AXIS, space: 70 }, { ...axis, size: 46 }],
+    axes: [{ ...axis, values: AXIS, space: 70, size: 38 }, { ...axis, size: 46 }],
     series: [{}, ...names.map((name, index) => ({
-      label: name, stroke: strokes[index], width: 1.6, dash: index ? [5, 3] : undefined, points: { show: name.endsWith('_s'), size: 4 },
+      label: name, stroke: strokes[index], width: 1.6, dash: index ? [5, 3] : undefined, points: { show: name.endsWith('_s'), size: 3, fill: strokes[index] },
       spanGaps: true,
     }))],
   }
