@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, expect
 from redis.asyncio import Redis
 
+from bridge.child import Child
 from tests.backoffice.service import PASSWORD, Api, backoffice
 from tests.browser.desk import Desk, Sit, desks
 from tests.browser.test_page import XSS
@@ -81,6 +84,20 @@ async def test_the_overview_shows_nodes_as_they_come_and_go(chat: Chat, node: Ru
     await chat.start_node("node-b")
     await expect(rows).to_have_count(2)
     await expect(desk.page.locator(".cells li", has_text="node-b").first).to_be_visible()
+
+
+async def test_a_killed_node_is_seen_to_go_its_shards_to_move_and_the_alarm_to_come(
+    processes: list[Child], sit: Sit
+) -> None:
+    desk = await sit()
+    await desk.log_in()
+    await desk.live()
+    await expect(desk.page.locator(".cells li", has_text="node-a").first).to_be_visible()
+    os.kill(processes[0].pid, signal.SIGKILL)
+    await expect(desk.page.locator(".cells li", has_text="node-b")).to_have_count(4)
+    await expect(desk.page.locator("#below tr", has_text="node-a")).to_contain_text("dead")
+    await expect(desk.page.locator("#alarms")).to_contain_text("node-a did not say goodbye")
+    await expect(desk.page.locator(".bell")).to_have_text("1 alarm")
 
 
 async def test_logging_out_everywhere_ends_the_other_tab(node: RunningNode, sit: Sit) -> None:
