@@ -164,7 +164,7 @@ class Redis:
             raise NotTaken("a primary is not connected")
         return {name: link for name, link in links.items() if link is not None}
 
-    def link_to(self, key: str) -> Link | None:
+    def link_to(self, key: Argument) -> Link | None:
         """The connection to the primary that has ``key``, if it is up. Another life of the server is another one."""
         return self._link(("", key))
 
@@ -224,10 +224,6 @@ class Redis:
         assert isinstance(key, str | bytes), key
         owner = self.placement.owner(key) if self.placement.primaries else None
         return self._servers.get(owner) if owner is not None else None
-
-    def link_of(self, key: Argument) -> Link | None:
-        """The connection to the primary of a key; None: there is none at the moment."""
-        return self._link(("", key))
 
     def _link(self, arguments: Sequence[Argument]) -> Link | None:
         server = self._server(arguments)

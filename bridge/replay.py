@@ -278,6 +278,7 @@ class Replay:
         self._known.clear()
         farewells = (stream.vouch(old.publisher, "") for stream in self._streams)
         await asyncio.gather(*farewells, return_exceptions=True)
+        self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
         await old.close()
         self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
 

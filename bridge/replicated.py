@@ -81,7 +81,7 @@ class Replicated:
             del self._sending[primary]
 
     async def _send_batch(self, redis: Redis, batch: Sequence[_Write]) -> None:
-        link = redis.link_of(batch[0].keys[0])
+        link = redis.link_to(batch[0].keys[0])
         if link is None:
             answers: list[Any] = [NotTaken("Redis is not connected; nothing was sent")] * len(batch)
             replicas: Any = 0
