@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 
-from tests.backoffice.service import Answer, Api, backoffice, settings
+from tests.backoffice.service import PASSWORD, Answer, Api, backoffice, settings
 from tests.servers import Server
 from tests.waiting import until
 
@@ -106,3 +107,22 @@ async def test_a_server_that_forgot_everything_takes_commands_at_once(api: Api, 
     await redis.flushall()
     await redis.script_flush()
     assert (await api.post("/commands", ROOM)).status == 202
+
+
+async def test_pages_say_in_their_own_words_that_the_server_is_away(api: Api, own_server: Server) -> None:
+    async with aiohttp.ClientSession(api.url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        own_server.stop()
+        try:
+            form = {"name": "admin", "password": PASSWORD, "next": "/"}
+            async with browser.post("/login", data=form, headers={"Sec-Fetch-Site": "same-origin"}) as overview:
+                assert (overview.status, overview.url.path) == (200, "/")
+            for path in ("/rooms", "/users/bo", "/shards", "/dead"):
+                started = asyncio.get_running_loop().time()
+                async with browser.get(path) as page:
+                    assert (page.status, page.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
+                    assert "Redis did not answer in time" in await page.text()
+                assert asyncio.get_running_loop().time() - started < 2 * PROMPT_S
+            async with browser.get("/audit") as audit:
+                assert audit.status == 200
+        finally:
+            own_server.cont()
