@@ -174,6 +174,13 @@ class People:
                 await connection.execute(update(sessions).where(sessions.c.digest == digest).values(seen_at=now))
         return Session(_operator(row), digest, row.expires_at)
 
+    async def holds(self, session: Session) -> bool:
+        """Whether nobody has ended it since; to ask is no sign of life."""
+        now = _now()
+        query = select(sessions.c.digest).where(sessions.c.digest == session.digest, sessions.c.expires_at > now)
+        async with self._records.reading() as connection:
+            return (await connection.execute(query)).first() is not None
+
     async def log_out(self, session: Session, *, everywhere: bool) -> int:
         """End this session, or all of its operator's; how many that were."""
         which = sessions.c.operator == session.operator.name if everywhere else sessions.c.digest == session.digest

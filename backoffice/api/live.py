@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,8 +15,10 @@ from pydantic_core import PydanticCustomError
 from backoffice.intake import Query
 from backoffice.live import TooSlow
 from backoffice.operators import Role
+from backoffice.people import People, Session
 from backoffice.problems import retry
-from backoffice.routes import STOPPING, WATCH, Call, Route
+from backoffice.records import RecordsUnavailable
+from backoffice.routes import ACCESS, STOPPING, WATCH, Call, Route
 from bridge.client import Bridge
 from bridge.envelope import SUBJECT
 
@@ -23,6 +26,7 @@ TOPICS = ("commands", "nodes", "shards", "alarms", "sample")
 MAX_TOPICS = 10
 MAX_STREAMS = 200
 BEAT_S = 15.0  # a comment, so that nobody on the way takes the silence for an end
+CHECK_S = 0.5  # how soon a session that was ended hears nothing more
 AGAIN_MS = 1000  # for the browser to wait before it comes again
 
 
@@ -68,6 +72,8 @@ async def stream(call: Call[LiveQuery, None]) -> web.StreamResponse:
     open_.add(task)
     frames: Frames = asyncio.Queue(100)
     sources = [_events(call, topics, frames), _beats(frames), _stopped(app, frames)]
+    if call.session is not None:
+        sources.append(_ended(app[ACCESS].people, call.session, frames))
     sources += [_room(call.bridge, topic, frames) for topic in topics if topic.startswith("room:")]
     running = [asyncio.create_task(source) for source in sources]
     try:
@@ -104,6 +110,15 @@ async def _beats(frames: Frames) -> None:
     while True:
         await asyncio.sleep(BEAT_S)
         await frames.put(b": still there\n\n")
+
+
+async def _ended(people: People, session: Session, frames: Frames) -> None:
+    """A session that was ended hears nothing more."""
+    while True:
+        await asyncio.sleep(CHECK_S)
+        with contextlib.suppress(RecordsUnavailable):
+            if not await people.holds(session):
+                return await frames.put(None)
 
 
 async def _stopped(app: web.Application, frames: Frames) -> None:

@@ -156,6 +156,17 @@ async def test_logging_out_everywhere_ends_the_other_sessions_at_once(
     assert (await other.call("GET", "/nodes"))[0] == 401
 
 
+async def test_an_open_stream_ends_with_its_session(browser: Browser, other: Browser) -> None:
+    await browser.log_in("admin", PASSWORD)
+    await other.log_in("admin", PASSWORD)
+    async with other.http.get(f"{other.url}/api/v1/live?topics=nodes") as stream:
+        assert stream.status == 200
+        await browser.call("DELETE", "/session?everywhere=1")
+        async with asyncio.timeout(10):
+            while await stream.content.readany():
+                pass
+
+
 async def test_a_stolen_cookie_is_of_no_use_after_logging_out(browser: Browser, other: Browser) -> None:
     await browser.log_in("admin", PASSWORD)
     stolen = browser.cookie.value
