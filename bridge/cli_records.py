@@ -17,7 +17,6 @@ from bridge.chain import Entry, Verifier
 from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
 from bridge.errors import Misconfigured
 from bridge.printing import print_json
-from bridge.rest import RestApi
 
 _BATCH = 500  # commands a call
 _TOLD_EVERY = 10_000  # entries between two lines of progress
@@ -106,6 +105,8 @@ def _archived(file: Path) -> list[dict[str, Any]]:
 
 
 async def _replay(url: str, token: str, commands: list[dict[str, Any]]) -> dict[str, int]:
+    from bridge.rest import RestApi
+
     counts = {"issued": 0, "issued before": 0, "refused": 0}
     async with RestApi.connect(url, token) as api:
         for start in range(0, len(commands), _BATCH):
@@ -122,6 +123,8 @@ async def _replay(url: str, token: str, commands: list[dict[str, Any]]) -> dict[
 
 
 async def _verify(url: str, token: str) -> Verifier:
+    from bridge.rest import RestApi
+
     verifier, count = Verifier(), 0
     async with RestApi.connect(url, token) as api:
         heads = (await api.call("GET", "/audit/heads"))["items"]  # first, as the chains go on
@@ -139,6 +142,8 @@ async def _verify(url: str, token: str) -> Verifier:
 
 
 async def _archive(url: str, token: str, what: What, form: Form, file: Path) -> int:
+    from bridge.rest import RestApi
+
     lines, part = 0, file.with_name(f"{file.name}.part")
     try:
         async with RestApi.connect(url, token) as api:

@@ -69,4 +69,4 @@ async def desks(browser: Browser, url: str) -> AsyncIterator[Sit]:
     yield sit
     for desk in open_:
         await desk.page.context.close()
-        assert desk.problems == []
+        assert desk.problems == [], desk.problems
