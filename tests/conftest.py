@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests import leftovers
+from tests import leftovers, postgres
 from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.servers import DEFAULT_ENGINE, ENGINES, Server, require, version
@@ -157,8 +157,9 @@ def no_process_is_left(shared_servers: dict[str, Server]) -> Iterator[None]:
     kept = before | {server.pid for server in shared_servers.values()}
 
     def left() -> dict[int, str]:
-        found = leftovers.children().items()  # the PostgreSQL that tests share ends with the session
-        return {pid: command for pid, command in found if pid not in kept and "postgres" not in command}
+        found = leftovers.children().items()
+        shared = kept | postgres.processes()  # which comes and goes with connections
+        return {pid: command for pid, command in found if pid not in shared}
 
     try:  # those whose parent was killed may be about to follow
         block_until(lambda: not left(), timeout=2)

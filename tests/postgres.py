@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pwd
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import psutil
 
 from bridge import guard
 from tests.servers import IN_MEMORY, Missing
@@ -40,6 +43,18 @@ def _watched() -> list[str]:
     return [sys.executable, "-I", "-S", guard.__file__, "pipe"]
 
 
+_shared: set[int] = set()  # processes of servers that run
+
+
+def processes() -> set[int]:
+    """All processes of the servers that tests share now."""
+    found: set[int] = set()
+    for pid in _shared:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    return found
+
+
 class Postgres:
     """On a unix socket in a directory of its own; ends with this process."""
 
@@ -59,6 +74,7 @@ class Postgres:
                 [*_watched(), *switch, *command],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        _shared.add(self._process.pid)
         block_until(self._answers, timeout=60, what="PostgreSQL answers")
 
     def new_database(self) -> str:
@@ -71,6 +87,7 @@ class Postgres:
         pid = int((self.directory / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
         self._process.wait(20)
+        _shared.discard(self._process.pid)
         assert self._process.stdin is not None
         self._process.stdin.close()
         shutil.rmtree(self.directory, ignore_errors=True)
