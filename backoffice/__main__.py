@@ -9,11 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 
 import orjson
-import structlog
 
 from backoffice.app import make_app
 from backoffice.config import BackofficeSettings
@@ -23,8 +21,6 @@ from bridge.errors import BridgeError, Misconfigured
 from bridge.logs import configure
 from bridge.process import new_event_loop, print_settings, write_json
 from bridge.registry import load_plugins
-
-log = structlog.get_logger("backoffice")
 
 JOURNAL = Path("backoffice-data", "journal")  # below the working directory, unless BRIDGE_JOURNAL says otherwise
 
@@ -57,10 +53,9 @@ async def serve(settings: BackofficeSettings, bridge: BridgeSettings, ready_file
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with listening(make_app(settings, bridge, announce=_announce_admin), settings.host, settings.port) as url:
+    app = make_app(settings, bridge, announce=_announce_admin)
+    async with listening(app, settings.host, settings.port, settings.tls) as url:
         _collect_seldom()
-        if not _is_loopback(settings.host):
-            log.warning("tokens travel in plain HTTP beyond this machine: put a TLS proxy in front", url=url)
         _announce({"url": url, "pid": os.getpid()}, ready_file)
         await stop.wait()
 
@@ -83,13 +78,6 @@ def _announce_admin(name: str, password: str) -> None:
     """On the error output only, so that it does not stay in the logs' store."""
     sys.stderr.write(f"backoffice: first start: log in as {name!r} with the one-time password {password}\n")
     sys.stderr.flush()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _end(why: str, status: int) -> None:

@@ -41,9 +41,17 @@ class Access:
         return caller
 
     async def session(self, request: web.BaseRequest) -> Session | None:
-        """Whose session's cookie the request has; None without one that holds."""
+        """Whose session's cookie the request has; None without one that holds, and in plain HTTP beyond loopback."""
+        if not self.proxies.is_private(request):
+            return None
         secret = request.cookies.get(self.cookie_name(request))
         return await self.people.session(secret) if secret else None
+
+    def check_private(self, request: web.BaseRequest) -> None:
+        """Refuse to begin a session where somebody on the way could take it. Raises Problem."""
+        if not self.proxies.is_private(request):
+            raise Problem("forbidden", "log in over https: in plain HTTP beyond this machine others could read the "
+                          "session; behind a proxy, BACKOFFICE_TRUSTED_PROXIES has to name it")  # fmt: skip
 
     def cookie_name(self, request: web.BaseRequest) -> str:
         return SECURE_COOKIE if self.proxies.is_https(request) else PLAIN_COOKIE

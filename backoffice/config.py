@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from socket import gethostname
+from ssl import SSLContext
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from backoffice.operators import Tokens
 from backoffice.passwords import MAX_CHARS, MIN_CHARS
-from backoffice.proxies import Proxies
+from backoffice.proxies import Proxies, is_loopback
+from backoffice.tls import server_context
 from bridge.config import Settings
 from bridge.errors import Misconfigured
 
 MIN_KEY_BYTES = 32  # of an HS256 secret
+_PRIVATE = "name a TLS proxy in BACKOFFICE_TRUSTED_PROXIES, or set BACKOFFICE_TLS_CERTIFICATE and BACKOFFICE_TLS_KEY"
 
 
 class BackofficeSettings(Settings):
@@ -21,12 +25,15 @@ class BackofficeSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="BACKOFFICE_")
 
-    host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8080, ge=0, le=65_535)  # 0 = a free one
     api_tokens: SecretStr | None = None  # name:role:token,… beside those made in the back office
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///backoffice-data/backoffice.sqlite3")
     admin_password: SecretStr | None = None  # of the first admin; None: one is made up, and told at the first start
     trusted_proxies: str | None = None  # addresses and networks whose X-Forwarded-For and -Proto are believed
+    tls_certificate: Path | None = None  # both, or none
+    tls_key: Path | None = Field(None, validate_default=True)
+    published_on: str | None = None  # of a container's port
+    host: str = Field("127.0.0.1", min_length=1)  # read after what decides whether it is all right
     name: str = Field(default_factory=gethostname, pattern=r"^[\x21-\x7e]{1,64}$")  # of its audit chain
     url: str | None = None  # this and the next are the operators' command line's, and may be set for it
     token: SecretStr | None = None
@@ -61,6 +68,45 @@ class BackofficeSettings(Settings):
     def _networks(cls, value: str | None) -> str | None:
         Proxies.parse(value or "")
         return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_certificate")
+        if value is None and certificate is None:
+            return None
+        if value is None or certificate is None:
+            raise ValueError("set both BACKOFFICE_TLS_CERTIFICATE and BACKOFFICE_TLS_KEY, or neither")
+        try:
+            server_context(certificate, value)
+        except Misconfigured as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("published_on")
+    @classmethod
+    def _loopback(cls, value: str | None) -> str | None:
+        if value is not None and not is_loopback(value):
+            raise ValueError("it may be 127.0.0.1 or another loopback address only; beyond it, leave this out and "
+                             f"{_PRIVATE}")  # fmt: skip
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _private(cls, value: str, info: ValidationInfo) -> str:
+        ways = ("tls_key", "trusted_proxies", "published_on")
+        if not is_loopback(value) and not any(info.data.get(way) for way in ways):
+            raise ValueError(
+                f"passwords and tokens would travel in plain HTTP beyond this machine; {_PRIVATE}, or say "
+                "BACKOFFICE_PUBLISHED_ON=127.0.0.1 where a container's port is published there only"
+            )
+        return value
+
+    @property
+    def tls(self) -> SSLContext | None:
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return server_context(self.tls_certificate, self.tls_key)
 
     @property
     def proxies(self) -> Proxies:

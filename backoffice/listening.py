@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from socket import AF_INET6
+from ssl import SSLContext
+from typing import Any
 
 from aiohttp import web
 
@@ -17,6 +19,8 @@ from backoffice.problems import Problem
 IDLE_SECONDS = 5.0  # without a complete request head
 LINGERING_SECONDS = 2.0  # reading on what nobody wants, so that the caller gets to read the answer
 SHUTDOWN_SECONDS = 0.7  # for answers under way; whoever waits for an event is told to answer first
+# asyncio would give a silent client a minute to begin, and half of one to say good-bye.
+_HANDSHAKE: dict[str, Any] = {"ssl_handshake_timeout": IDLE_SECONDS, "ssl_shutdown_timeout": SHUTDOWN_SECONDS}
 
 
 class Protocol(web.RequestHandler):
@@ -45,8 +49,8 @@ class Protocol(web.RequestHandler):
 
 
 @asynccontextmanager
-async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Serve ``app`` and give its URL. Raises OSError if the address cannot be had."""
+async def listening(app: web.Application, host: str, port: int, tls: SSLContext | None = None) -> AsyncIterator[str]:
+    """Serve ``app``, over https with ``tls``, and give its URL. Raises OSError if the address cannot be had."""
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     try:
@@ -63,16 +67,16 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
             auto_decompress=False,
             access_log=None,  # type: ignore[arg-type]
         )
-        listener = await loop.create_server(protocol, host, port)
+        listener = await loop.create_server(protocol, host, port, ssl=tls, **({} if tls is None else _HANDSHAKE))
         try:
-            yield _url(listener)
+            yield _url(listener, "http" if tls is None else "https")
         finally:
             listener.close()  # first of all, so that no request comes in that nobody would answer
     finally:
         await runner.cleanup()
 
 
-def _url(listener: asyncio.Server) -> str:
+def _url(listener: asyncio.Server, scheme: str) -> str:
     socket = listener.sockets[0]
     host, port = socket.getsockname()[:2]
-    return f"http://[{host}]:{port}" if socket.family == AF_INET6 else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if socket.family == AF_INET6 else f"{scheme}://{host}:{port}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from aiohttp import hdrs, web
+from yarl import URL
 
 Network = IPv4Network | IPv6Network
 
@@ -44,8 +45,25 @@ class Proxies:
             return True
         return self._trusts(request.remote or "") and request.headers.get(hdrs.X_FORWARDED_PROTO, "") == "https"
 
+    def is_private(self, request: web.BaseRequest) -> bool:
+        """Whether nobody on the way can read along: it is encrypted, or does not leave the browser's own machine."""
+        if self.is_https(request):
+            return True
+        try:
+            return is_loopback(URL(f"http://{request.host}").host or "")
+        except ValueError:
+            return False
+
     def _trusts(self, address: str) -> bool:
         return _is_address(address) and any(ip_address(address) in network for network in self._trusted)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this address or name is this machine's own, and nobody else's way here."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def _is_address(text: str) -> bool:

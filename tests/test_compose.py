@@ -64,6 +64,11 @@ def test_the_server_keeps_what_it_is_given(services: dict[str, Any]) -> None:
     assert services["backoffice"]["volumes"]
 
 
+def test_the_back_office_says_where_it_is_published(services: dict[str, Any]) -> None:
+    service = services["backoffice"]
+    assert {port["host_ip"] for port in service["ports"]} == {service["environment"]["BACKOFFICE_PUBLISHED_ON"]}
+
+
 def test_nothing_is_open_beyond_this_machine(services: dict[str, Any]) -> None:
     for service in services.values():
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", ()))

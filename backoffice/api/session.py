@@ -65,6 +65,7 @@ async def log_in(call: Call[NoQuery, LogIn]) -> web.Response:
     access, throttle, request = call.request.app[ACCESS], call.request.app[THROTTLE], call.request
     if hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers:
         check_same_origin(request, https=access.proxies.is_https(request))
+    access.check_private(request)
     address, wanted = access.proxies.address(request), call.body
     name = wanted.name if re.fullmatch(NAME, wanted.name) else "-"
     keys = f"address {address}", f"name {name}"

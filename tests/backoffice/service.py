@@ -102,13 +102,14 @@ async def backoffice(
     registry: Registry = default,
     chat_key: str | None = CHAT_KEY,
     database_url: str | None = None,
+    **options: Any,
 ) -> AsyncIterator[Api]:
-    """A back office on a free port, and its client, with the role admin."""
+    """A back office on a free port, and its client, with the role admin; ``options`` are further settings."""
     with tempfile.TemporaryDirectory(prefix="backoffice-") as directory:
         path = Path(directory, "backoffice.sqlite3")
         if database_url is None:
             path.write_bytes(await _database())
-        config = make_settings(database_url or f"sqlite+aiosqlite:///{path}", chat_key)
+        config = make_settings(database_url or f"sqlite+aiosqlite:///{path}", chat_key, **options)
         if bridge.journal is None:  # as the command has one by default
             bridge = bridge.model_copy(update={"journal": Path(directory, "journal")})
         async with _serving(config, bridge, registry) as api:
@@ -148,7 +149,8 @@ async def _serving(config: BackofficeSettings, bridge: BridgeSettings, registry:
 
     async def serve() -> None:  # in a task of its own, as fixtures begin and end in different ones
         try:
-            async with listening(make_app(config, bridge, registry=registry), config.host, config.port) as url:
+            app = make_app(config, bridge, registry=registry)
+            async with listening(app, config.host, config.port, config.tls) as url:
                 running.set_result(url)
                 await stop.wait()
         except BaseException as error:

@@ -77,7 +77,8 @@ async def test_it_says_where_it_serves_and_stops_within_two_seconds(
         ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, 1, b"cannot serve: Redis does not answer: /nowhere.sock"),
         ({"BRIDGE_REDIS_URL": "unix:///nowhere.sock"}, 1, b"is BRIDGE_REDIS_URL right?"),
         ({"BRIDGE_PLUGINS": "no.such.module"}, 2, b"BRIDGE_PLUGINS"),
-        ({"BACKOFFICE_HOST": "192.0.2.1"}, 1, b"cannot serve"),
+        ({"BACKOFFICE_HOST": "0.0.0.0"}, 2, b"BACKOFFICE_HOST='0.0.0.0'"),
+        ({"BACKOFFICE_HOST": "192.0.2.1", "BACKOFFICE_TRUSTED_PROXIES": "192.0.2.7"}, 1, b"cannot serve"),
     ],
 )
 async def test_it_ends_with_a_word_where_it_cannot_serve(
