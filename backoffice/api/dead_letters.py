@@ -45,12 +45,16 @@ class DiscardIn(Body):
 
     ids: Annotated[list[CommandId], Field(min_length=1, max_length=MAX_BULK)] | None = None
     filter: Filter | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_BULK, description="of those that a filter names")] = MAX_BULK
+    cursor: Annotated[str, Field(max_length=64, description="goes on: the answer's `next_cursor`")] | None = None
     reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.ids is None) == (self.filter is None):
             raise PydanticCustomError("ids_or_filter", "give ids, or filter")
+        if self.cursor is not None and self.filter is None:
+            raise PydanticCustomError("cursor_of_filter", "a cursor goes with a filter")
         return self
 
 
@@ -124,6 +128,7 @@ class BulkAnswer:
     done: list[Moved]
     skipped: list[Skipped]
     dry_run: bool
+    next_cursor: str | None  # of the further ones that the filter names, which all died before these
 
 
 async def listing(call: Call[DeadQuery, None]) -> web.Response:
@@ -147,24 +152,25 @@ async def show(call: Call[NoQuery, None]) -> web.Response:
 async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
     """Send dead letters again, as new commands; a second time does nothing."""
     wanted, dry_run, by = call.body, call.query.dry_run, call.caller.name
-    ids = await _ids(call, wanted)
+    ids, further = await _ids(call, wanted)
     deeds = _deeds("dead_letters.requeue", call, ids)
     async with call.audited(*deeds):
         result = await call.bridge.dead.requeue(
             ids, by=by, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run
         )
         _note(deeds, result)
-    return reply(_answer(result, dry_run=dry_run))
+    return reply(_answer(result, further, dry_run=dry_run))
 
 
 async def discard(call: Call[DryRun, DiscardIn]) -> web.Response:
     """Throw dead letters away for good."""
-    dry_run, ids = call.query.dry_run, await _ids(call, call.body)
+    dry_run = call.query.dry_run
+    ids, further = await _ids(call, call.body)
     deeds = _deeds("dead_letters.discard", call, ids)
     async with call.audited(*deeds):
         result = await call.bridge.dead.discard(ids, dry_run=dry_run)
         _note(deeds, result)
-    return reply(_answer(result, dry_run=dry_run))
+    return reply(_answer(result, further, dry_run=dry_run))
 
 
 def _deeds(action: str, call: Call[DryRun, Any], ids: Sequence[str]) -> list[Deed]:
@@ -183,17 +189,18 @@ def _note(deeds: Sequence[Deed], result: BulkResult) -> None:
         deed.result = became.get(deed.target, deed.result)
 
 
-async def _ids(call: Call[DryRun, Any], wanted: DiscardIn) -> list[str]:
+async def _ids(call: Call[DryRun, Any], wanted: DiscardIn) -> tuple[list[str], str | None]:
+    """Which they are, and where the rest begins."""
     if wanted.ids is not None:
-        return list(dict.fromkeys(wanted.ids))
+        return list(dict.fromkeys(wanted.ids)), None
     assert wanted.filter is not None
-    found = await call.bridge.dead.page(limit=MAX_BULK, **wanted.filter.model_dump())
-    return [letter.id for letter in found.items]
+    found = await call.bridge.dead.page(limit=wanted.limit, cursor=wanted.cursor, **wanted.filter.model_dump())
+    return [letter.id for letter in found.items], found.next_cursor
 
 
-def _answer(result: BulkResult, *, dry_run: bool) -> BulkAnswer:
+def _answer(result: BulkResult, further: str | None, *, dry_run: bool) -> BulkAnswer:
     done = [Moved(id, new_id) for id, new_id in result.done]
-    return BulkAnswer(result.matched, done, [Skipped(id, code) for id, code in result.skipped], dry_run)
+    return BulkAnswer(result.matched, done, [Skipped(id, code) for id, code in result.skipped], dry_run, further)
 
 
 def view(letter: DeadLetter) -> DeadLetterView:

@@ -16,10 +16,10 @@ async def show(page: Page) -> web.StreamResponse:
     letter, words = await page.ask(dead_letters.show, id=page.part("id")), page.words
     id = letter["id"]
     act = {"method": "POST", "path": f"{PREFIX}/dead/requeue", "command": False, "label": words("Requeue"),
-           "body": {"ids": [id]}}  # fmt: skip
+           "body": {"ids": [id]}, "bulk": True}  # fmt: skip
     away = call(page, words("Discard"), words("Throw this dead letter away for good?"), "POST", "/dead/discard",
                 body={"ids": [id]}, fields=[reason(words, required=True)], danger=True,
-                typed=words("discard"))  # fmt: skip
+                typed=words("discard"), bulk=True)  # fmt: skip
     return page.render(
         "dead_letter.html",
         letter=letter,

@@ -10,8 +10,10 @@ from aiohttp import web
 from backoffice.api import dead_letters
 from backoffice.ui.acts import Act, call, reason
 from backoffice.ui.frame import Page, add_page, query_of
+from backoffice.ui.words import N_
 
 _FILTER = ("type", "subject", "code")
+A_CALL = 100  # sent again by one call, which has to end in time on a slow disk too
 
 
 async def show(page: Page) -> web.StreamResponse:
@@ -29,21 +31,26 @@ async def show(page: Page) -> web.StreamResponse:
         wanted=given,
         groups=groups.most_common(12),
         count=len(every.items),
-        most=dead_letters.MAX_BULK,
-        acts=_bulk(page, wanted, len(every.items)) if every.items else [],
+        more=every.next_cursor is not None,
+        acts=_bulk(page, wanted, len(every.items), more=every.next_cursor is not None) if every.items else [],
     )
 
 
-def _bulk(page: Page, wanted: dict[str, Any], count: int) -> list[Act]:
+def _bulk(page: Page, wanted: dict[str, Any], count: int, *, more: bool) -> list[Act]:
     words = page.words
     which = ", ".join(f"{name}: {value}" for name, value in wanted.items()) or words("without a filter")
-    common: dict[str, Any] = {"body": {"filter": wanted}, "fields": [reason(words, required=True)], "selected": True}
-    again = words("Send {n} dead letters again ({filter}), or those that are selected.", n=count, filter=which)
-    away = words("Throw {n} dead letters away for good ({filter}), or those that are selected.", n=count, filter=which)
+    common: dict[str, Any] = {"body": {"filter": wanted, "limit": A_CALL},
+                              "fields": [reason(words, required=True)], "bulk": True}  # fmt: skip
+    again, away = N_("Send {n} dead letters again ({filter})?"), N_("Throw {n} dead letters away for good ({filter})?")
+    if more:
+        again = N_("Send all dead letters again ({filter})? There are more than {n}.")
+        away = N_("Throw all dead letters away for good ({filter})? There are more than {n}.")
     return [
-        call(page, words("Requeue"), again, "POST", "/dead/requeue", **common),
-        call(page, words("Discard"), away, "POST", "/dead/discard", danger=True, typed=words("discard"), **common),
-    ]
+        call(page, words("Requeue"), words(again, n=count, filter=which), "POST", "/dead/requeue",
+             selected=words("Send the selected dead letters again?"), **common),
+        call(page, words("Discard"), words(away, n=count, filter=which), "POST", "/dead/discard", danger=True,
+             typed=words("discard"), selected=words("Throw the selected dead letters away for good?"), **common),
+    ]  # fmt: skip
 
 
 def add_to(app: web.Application) -> None:

@@ -99,7 +99,9 @@ async def test_a_letter_sent_again_makes_one_new_command(api: Api, events: Recor
     again = {"ids": [id], "reason": "better now", "payload": {"mood": "good"}}
     first = (await api.post("/dead/requeue", again)).json
     new_id = first["done"][0]["new_id"]
-    assert first == {"matched": 1, "done": [{"id": id, "new_id": new_id}], "skipped": [], "dry_run": False}
+    assert first == {
+        "matched": 1, "done": [{"id": id, "new_id": new_id}], "skipped": [], "dry_run": False, "next_cursor": None,
+    }  # fmt: skip
     await events.wait_for(Settled, id=new_id, state="done")
     second = (await api.post("/dead/requeue", again)).json
     assert second["done"] == []

@@ -15,7 +15,9 @@ from pydantic import SecretStr
 from bridge.child import Child
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
+from tests.backoffice.service import Api, backoffice
 from tests.browser import runtimes
+from tests.browser.desk import Sit, desks
 from tests.browser.runtimes import JsClient, Missing
 from tests.chatserver.client import SECRET, token
 from tests.chatserver.conftest import SHARDS, Chat, RunningNode
@@ -85,6 +87,20 @@ async def browser() -> AsyncIterator[Browser]:
     require(runtimes.chromium)
     async with runtimes.launched() as browser:
         yield browser
+
+
+@pytest.fixture
+async def api(chat: Chat) -> AsyncIterator[Api]:
+    """A back office beside the nodes."""
+    async with backoffice(chat.bridge.settings) as api:
+        yield api
+
+
+@pytest.fixture
+async def sit(browser: Browser, api: Api) -> AsyncIterator[Sit]:
+    """``await sit()``: an operator's tab."""
+    async with desks(browser, api.url) as sit:
+        yield sit
 
 
 @pytest.fixture

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 from redis.asyncio import Redis
 
 from bridge.child import Child
-from tests.backoffice.service import PASSWORD, Api, backoffice
-from tests.browser.desk import Desk, Sit, desks
+from tests.backoffice.service import PASSWORD, Api
+from tests.browser.desk import Desk, Sit
 from tests.browser.test_page import XSS
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.servers import Server
@@ -29,19 +28,6 @@ PATHS = [
     "/access", "/system", "/password", "/commands?q=typ:x", "/rooms/nowhere",
 ]  # fmt: skip
 LOOKS = [("en-GB", "light"), ("ko-KR", "dark")]
-
-
-@pytest.fixture
-async def api(chat: Chat) -> AsyncIterator[Api]:
-    """A back office beside the nodes."""
-    async with backoffice(chat.bridge.settings) as api:
-        yield api
-
-
-@pytest.fixture
-async def sit(browser: Browser, api: Api) -> AsyncIterator[Sit]:
-    async with desks(browser, api.url) as sit:
-        yield sit
 
 
 async def axe(desk: Desk) -> list[str]:
@@ -86,18 +72,24 @@ async def test_the_overview_shows_nodes_as_they_come_and_go(chat: Chat, node: Ru
     await expect(desk.page.locator(".cells li", has_text="node-b").first).to_be_visible()
 
 
-async def test_a_killed_node_is_seen_to_go_its_shards_to_move_and_the_alarm_to_come(
+async def test_a_killed_node_is_seen_to_go_its_shards_to_move_and_the_alarm_to_come_and_go(
     processes: list[Child], sit: Sit
 ) -> None:
     desk = await sit()
     await desk.log_in()
     await desk.live()
+    alarm, row = desk.page.locator("#alarms"), desk.page.locator("#below tr", has_text="node-a")
     await expect(desk.page.locator(".cells li", has_text="node-a").first).to_be_visible()
     os.kill(processes[0].pid, signal.SIGKILL)
     await expect(desk.page.locator(".cells li", has_text="node-b")).to_have_count(4)
-    await expect(desk.page.locator("#below tr", has_text="node-a")).to_contain_text("dead")
-    await expect(desk.page.locator("#alarms")).to_contain_text("node-a did not say goodbye")
+    await expect(row).to_contain_text("dead")
+    await expect(alarm).to_contain_text("node-a did not say goodbye")
     await expect(desk.page.locator(".bell")).to_have_text("1 alarm")
+    assert await processes[0].wait() == -signal.SIGKILL
+    await processes[0].start()
+    await expect(row).to_contain_text("live")
+    await expect(alarm).to_have_text("All is well: no alarms.")
+    await expect(desk.page.locator(".bell")).to_have_text("No alarms")
 
 
 async def test_logging_out_everywhere_ends_the_other_tab(node: RunningNode, sit: Sit) -> None:
@@ -173,7 +165,8 @@ async def test_looks_and_language_are_chosen_without_scripts(node: RunningNode, 
 async def test_a_mute_from_a_live_message_to_done_and_back(chat: Chat, node: RunningNode, sit: Sit) -> None:
     desk = await sit()
     await desk.log_in()
-    await desk.go("/rooms/lobby")
+    await desk.page.get_by_role("link", name="Rooms").click()
+    await desk.page.locator("#live").get_by_role("link", name="lobby").click()
     await desk.live()
     speaker = await chat.client(node, "bo", "lobby")
     await speaker.say("lobby", "buy gold")
@@ -240,19 +233,6 @@ async def test_what_cannot_be_undone_takes_its_name(chat: Chat, node: RunningNod
     await desk.dialog.get_by_label("Write lobby to go on").fill("lobby")
     await go.click()
     await expect(desk.outcome).to_contain_text("Delete everything lobby: done")
-
-
-async def test_dead_letters_are_sent_again_by_filter_with_a_reason(paths: list[str], api: Api, sit: Sit) -> None:
-    desk = await sit()
-    await desk.log_in()
-    await desk.go("/dead?code=unknown_type")
-    await desk.page.locator(".head").get_by_role("button", name="Requeue").click()
-    await expect(desk.dialog).to_contain_text("Send 1 dead letter again (code: unknown_type)")
-    await desk.dialog.get_by_label("Reason").fill("there is a handler now")
-    await desk.dialog.get_by_role("button", name="Requeue").click()
-    await expect(desk.outcome).to_contain_text("Requeue: done")
-    entries = (await api.get("/audit?action=dead_letters.requeue")).json["items"]
-    assert {entry["reason"] for entry in entries} == {"there is a handler now"}
 
 
 async def test_a_made_up_password_is_shown_once(node: RunningNode, sit: Sit) -> None:

@@ -1,10 +1,13 @@
 // Acts: a button says in data-act what it would do; a dialog asks for the rest, the API does it, and what came of
 // it is told until the command ends. Nothing that was written is lost when a request fails.
+import { dryRun, goOn } from './bulk.js'
+import { call, key } from './call.js'
+import { card, make, smallButton } from './cards.js'
 import { refresh } from './live.js'
 import { say } from './words.js'
 
 const ENDED = ['done', 'rejected', 'expired', 'dead', 'cancelled']
-const WAIT_S = 5, LONGEST_MS = 600000
+const LONGEST_MS = 600000
 
 export function acts() {
   document.addEventListener('click', (event) => {
@@ -27,15 +30,8 @@ export function acts() {
 function selected(act) {
   const ids = [...document.querySelectorAll('[data-row] input[type=checkbox]:checked')].map((box) => box.value)
   if (!ids.length) return
-  act.body = { ...act.body, ids }
-  delete act.body.filter
-  act.sentence = `${act.sentence} ${say('{n} selected', { n: ids.length })}`
-}
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties)
-  element.append(...children)
-  return element
+  act.body = { ids }
+  act.sentence = `${act.selected} ${say('{n} selected', { n: ids.length })}`
 }
 
 function ask(act) {
@@ -53,7 +49,13 @@ function ask(act) {
   }
   const stop = make('button', { type: 'button', textContent: say('Cancel') })
   stop.addEventListener('click', () => dialog.close())
-  form.append(make('div', { className: 'buttons' }, stop, go))
+  const buttons = make('div', { className: 'buttons' }, stop, go)
+  form.append(buttons)
+  if (act.bulk) {
+    const { button, said } = dryRun(act, form, body)
+    buttons.before(said)
+    go.before(button)
+  }
   form.addEventListener('submit', async (event) => {
     event.preventDefault()
     if (await send(act, form)) dialog.close()
@@ -121,7 +123,7 @@ async function send(act, form) {
   const buttons = form.querySelectorAll('button')
   buttons.forEach((button) => { button.disabled = true })
   form.dataset.key ??= key()
-  const { answer, told } = await call(act, sent, form.dataset.key)
+  const { answer, told } = await call(act, sent, { idempotencyKey: form.dataset.key })
   buttons.forEach((button) => { button.disabled = false })
   if (!answer?.ok) {
     if (!answer || answer.status >= 500 || answer.status === 429) fault(form, null, told.detail)
@@ -136,7 +138,7 @@ async function send(act, form) {
   }
   delete form.dataset.key
   if (act.undone_by) act.undo = inverse(act, sent)
-  follow(act, answer, told)
+  follow(act, sent, told)
   return true
 }
 
@@ -145,21 +147,6 @@ function inverse(act, sent) {
   const payload = sent.payload?.user === undefined ? {} : { user: sent.payload.user }
   return { ...act, undone_by: undefined, body: { type: act.undone_by, subject: sent.subject, payload, reason: 'undo' } }
 }
-
-async function call(act, sent, idempotencyKey) {
-  const headers = { 'Content-Type': 'application/json' }
-  if (act.command) headers['Idempotency-Key'] = idempotencyKey
-  const path = act.command ? `${act.path}?wait=${WAIT_S}` : act.path
-  const options = { method: act.method, headers }
-  if (sent !== null && (act.command || Object.keys(sent).length)) options.body = JSON.stringify(sent)
-  else delete headers['Content-Type']
-  const answer = await fetch(path, options).catch(() => null)
-  if (answer?.status === 401) location.reload()
-  const told = await answer?.json().catch(() => null)
-  return { answer, told: told ?? { detail: say('The server did not answer; nothing that you wrote is lost') } }
-}
-
-const key = () => [...crypto.getRandomValues(new Uint8Array(12))].map((n) => n.toString(16).padStart(2, '0')).join('')
 
 function clear(form) {
   form.querySelectorAll('.fault').forEach((each) => each.remove())
@@ -184,18 +171,7 @@ function fault(form, path, text) {
 
 // What came of it
 
-function card(tone, text, ...buttons) {
-  const close = make('button', { type: 'button', className: 'small', textContent: say('Close') })
-  const line = make('p', { textContent: text })
-  const box = make('div', { className: `outcome ${tone}` }, line, make('div', { className: 'buttons' }, ...buttons, close))
-  close.addEventListener('click', () => box.remove())
-  const all = document.getElementById('outcomes')
-  all.append(box)
-  while (all.children.length > 4) all.firstChild.remove()
-  return { box, line, close }
-}
-
-function follow(act, answer, told) {
+function follow(act, sent, told) {
   for (const box of document.querySelectorAll('[data-row] input:checked')) box.checked = false
   refresh()
   if (act.show) {
@@ -205,10 +181,8 @@ function follow(act, answer, told) {
       make('code', { className: 'secret', textContent: secret }))
     return
   }
-  if (!act.command) {
-    const count = told.done ? ` (${told.done.length}${told.skipped.length ? ` / ${told.matched}` : ''})` : ''
-    return card('ok', `${act.told ?? act.label}: ${say('done')}${count}`)
-  }
+  if (act.bulk) return goOn(act, sent, told)
+  if (!act.command) return card('ok', `${act.told ?? act.label}: ${say('done')}`)
   const details = make('a', { className: 'button small', href: `/commands/${told.id}`, textContent: say('Details') })
   const shown = card('', '', details)
   shown.told = act.told ?? `${told.type} ${told.subject}`
@@ -245,16 +219,14 @@ function ending(command) {
 }
 
 function undo(act, shown) {
-  const button = make('button', { type: 'button', className: 'small', textContent: say('Undo') })
-  button.addEventListener('click', async () => {
+  return smallButton(say('Undo'), async (button) => {
     button.disabled = true
-    const { answer, told } = await call(act, act.body, key())
+    const { answer, told } = await call(act, act.body)
     if (!answer?.ok) {
       button.disabled = false
       return card('bad', told.detail)
     }
     shown.box.remove()
-    follow(act, answer, told)
+    follow(act, act.body, told)
   })
-  return button
 }
