@@ -57,6 +57,8 @@ class Verifier:
         if entry.seq != seq + 1:
             gone = f"{seq + 1} to {entry.seq - 1}" if entry.seq > seq + 2 else f"{seq + 1}"
             self._break(entry.chain, seq + 1, f"entry {gone} is missing" if entry.seq > seq else "out of place")
+        elif entry.prev != hash and seq and digest(entry) == entry.hash:  # whoever changed that one made a hash for it
+            self._break(entry.chain, seq, f"is not what entry {entry.seq} was written after")
         elif entry.prev != hash:
             self._break(entry.chain, entry.seq, "does not follow the entry before it")
         elif digest(entry) != entry.hash:
@@ -66,8 +68,10 @@ class Verifier:
     def end(self, recorded: Iterable[tuple[str, int, str]]) -> None:
         """Compare with where the chains are said to end."""
         for chain, seq, hash in recorded:
-            if self.heads.get(chain, (0, FIRST_PREV)) != (seq, hash):
-                last = self.heads.get(chain, (0, ""))[0]
+            last, found = self.heads.get(chain, (0, FIRST_PREV))
+            if last == seq and found != hash:
+                self._break(chain, seq, "is not what was written last")
+            elif last != seq:
                 self._break(chain, min(last + 1, seq), f"the chain ends at {last}, and was written up to {seq}")
 
     def _break(self, chain: str, seq: int, what: str) -> None:

@@ -34,6 +34,7 @@ NODES = "tests/faults/test_nodes.py"
 PRESENCE, SIGHTINGS = "tests/conformance/test_presence.py", "tests/bridge/test_presence.py"
 CHECK = "tests/conformance/test_self_check.py"
 CLIENT = "tests/chat/test_client.py"
+AUDIT_KILLS = "tests/journeys/test_audit_kills.py"
 JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
 BROWSER, IN_JS = "chatserver/static/client.js", "tests/browser/test_client.py"
 
@@ -112,6 +113,12 @@ MUTANTS = (
     Mutant(
         "row written before the answer", "bridge/journal.py", "        await written\n", "",
         (JOURNAL_FILES, "-k", "killed"),
+    ),
+    Mutant(
+        "intent before the effect", "backoffice/audit.py",
+        "        await asyncio.wait(written[-1:])  # they are written in order\n        for each in written:\n"
+        "            each.result()\n",
+        "", (AUDIT_KILLS,),
     ),
     Mutant(
         "own rows before new commands", "bridge/scripts/append.lua",

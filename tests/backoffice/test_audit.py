@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import random
 from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backoffice.app import routes
 from backoffice.audit import MAX_WAITING, Act, Audit, entries_of
 from backoffice.config import BackofficeSettings
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import audit, audit_heads
-from bridge.chain import Verifier
+from bridge.chain import Entry, Verifier, digest
 from bridge.client import Bridge
 from tests.backoffice.audited import audited
 from tests.backoffice.conftest import both_databases
@@ -23,6 +26,10 @@ from tests.servers import Server
 from tests.waiting import until
 
 ENTRIES = 10_000
+
+
+class Undone(Exception):
+    """Ends a transaction without a trace."""
 
 
 @pytest.fixture
@@ -48,14 +55,18 @@ def act(number: int = 0) -> Act:
     return Act("ann", "rooms.freeze", f"room:r{number}", "127.0.0.1", f"request-{number}", "spam", {"n": number})
 
 
-async def verify(records: Records) -> Verifier:
+async def verify(connection: AsyncConnection) -> Verifier:
     verifier = Verifier()
-    async with records.reading() as connection:
-        async for entry in entries_of(connection):
-            verifier.look(entry)
-        heads = await connection.execute(select(audit_heads.c.chain, audit_heads.c.seq, audit_heads.c.hash))
-        verifier.end((row.chain, row.seq, row.hash) for row in heads)
+    async for entry in entries_of(connection):
+        verifier.look(entry)
+    heads = await connection.execute(select(audit_heads.c.chain, audit_heads.c.seq, audit_heads.c.hash))
+    verifier.end((row.chain, row.seq, row.hash) for row in heads)
     return verifier
+
+
+async def verified(records: Records) -> Verifier:
+    async with records.reading() as connection:
+        return await verify(connection)
 
 
 async def test_a_command_has_its_intent_before_and_its_result_after(api: Api) -> None:
@@ -168,7 +179,7 @@ async def test_a_chain_is_continued_after_a_restart_and_holds(records: Records) 
             for number in range(3):
                 [intent] = await chain.intend([act(number)])
                 chain.conclude(act(number), intent, "done")
-    verifier = await verify(records)
+    verifier = await verified(records)
     assert verifier.broken == []
     assert verifier.heads["office"][0] == 12
 
@@ -181,7 +192,7 @@ async def test_two_processes_may_write_one_chain_and_others_their_own(records: R
                 await running_chain.intend([act(number)])
 
     await asyncio.gather(*(write(Audit(records, name)) for name in ("one", "one", "two")))
-    verifier = await verify(records)
+    verifier = await verified(records)
     assert verifier.broken == []
     assert {name: seq for name, (seq, _) in verifier.heads.items()} == {"one": 40, "two": 20}
 
@@ -201,44 +212,103 @@ async def long_chain(records: Records, chain: Audit) -> Records:
     return records
 
 
-async def test_a_changed_entry_is_named(long_chain: Records, seed: int) -> None:
-    chosen = random.Random(seed).randrange(1, ENTRIES + 1)
-    for column, value in (("reason", "ham"), ("by", "bo"), ("result", "done"), ("at", 1), ("detail", "{}")):
-        async with long_chain.writing() as connection:
-            before = (await connection.execute(select(audit).where(audit.c.seq == chosen))).one()
-            await connection.execute(update(audit).where(audit.c.seq == chosen).values({column: value}))
-        assert [(broken.seq, broken.what) for broken in (await verify(long_chain)).broken] == [(chosen, "was changed")]
-        async with long_chain.writing() as connection:
-            values = {column: getattr(before, column)}
-            await connection.execute(update(audit).where(audit.c.seq == chosen).values(values))
-    assert (await verify(long_chain)).broken == []
+@pytest.fixture
+def places(seed: int) -> list[int]:
+    """Entries of the long chain: both ends, next to them, and one anywhere."""
+    return [1, 2, random.Random(seed).randrange(3, ENTRIES - 1), ENTRIES - 1, ENTRIES]
 
 
-async def test_a_removed_entry_is_named(long_chain: Records, seed: int) -> None:
-    chosen = random.Random(seed).randrange(1, ENTRIES)
-    async with long_chain.writing() as connection:
-        await connection.execute(delete(audit).where(audit.c.seq == chosen))
-    assert [(broken.seq, broken.what) for broken in (await verify(long_chain)).broken] == [
-        (chosen, f"entry {chosen} is missing")
-    ]
+@contextlib.asynccontextmanager
+async def tampered(records: Records) -> AsyncIterator[AsyncConnection]:
+    """A change of the table that nobody will have made."""
+    with contextlib.suppress(Undone):
+        async with records.writing() as connection:
+            yield connection
+            raise Undone
+
+
+async def broken(connection: AsyncConnection) -> list[tuple[int, str]]:
+    return [(each.seq, each.what) for each in (await verify(connection)).broken]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("by", "bo"), ("action", "rooms.open"), ("target", "room:r"), ("reason", None), ("address", "10.0.0.1"),
+     ("request_id", "-"), ("result", "done"), ("of", 1), ("detail", "{}"), ("at", 1), ("chain", "other")],
+)  # fmt: skip
+async def test_whatever_of_an_entry_is_changed_it_is_named(
+    records: Records, chain: Audit, column: str, value: object
+) -> None:
+    await chain.intend([act(number) for number in range(9)])
+    async with tampered(records) as connection:
+        await connection.execute(update(audit).where(audit.c.seq == 5).values({column: value}))
+        assert (5, "was changed" if column != "chain" else "entry 5 is missing") in await broken(connection)
+
+
+async def test_a_changed_entry_of_many_is_named(long_chain: Records, places: list[int]) -> None:
+    for place in places:
+        async with tampered(long_chain) as connection:
+            await connection.execute(update(audit).where(audit.c.seq == place).values(reason="ham"))
+            assert await broken(connection) == [(place, "was changed")]
+    async with long_chain.reading() as connection:
+        assert await broken(connection) == []
+
+
+async def test_a_changed_entry_with_a_hash_that_fits_is_named(long_chain: Records, places: list[int]) -> None:
+    for place in places:
+        async with tampered(long_chain) as connection:
+            await forge(connection, place)
+            assert await broken(connection) == [
+                (
+                    place,
+                    f"is not what {'was written last' if place == ENTRIES else f'entry {place + 1} was written after'}",
+                )
+            ]
+
+
+async def forge(connection: AsyncConnection, place: int) -> None:
+    columns = [audit.c[name] for name in Entry._fields]
+    found = (await connection.execute(select(*columns).where(audit.c.seq == place))).one()
+    changed = Entry(*found)._replace(reason="ham")
+    values = {"reason": "ham", "hash": digest(changed)}
+    await connection.execute(update(audit).where(audit.c.seq == place).values(values))
+
+
+async def test_a_removed_entry_of_many_is_named(long_chain: Records, places: list[int]) -> None:
+    for place in places:
+        async with tampered(long_chain) as connection:
+            await connection.execute(delete(audit).where(audit.c.seq == place))
+            end = f"the chain ends at {place - 1}, and was written up to {place}"
+            assert await broken(connection) == [(place, end if place == ENTRIES else f"entry {place} is missing")]
 
 
 async def test_entries_removed_from_the_end_are_named(long_chain: Records) -> None:
-    async with long_chain.writing() as connection:
+    async with tampered(long_chain) as connection:
         await connection.execute(delete(audit).where(audit.c.seq > ENTRIES - 7))
-    [broken] = (await verify(long_chain)).broken
-    assert (broken.seq, broken.what) == (
-        ENTRIES - 6,
-        f"the chain ends at {ENTRIES - 7}, and was written up to {ENTRIES}",
-    )
+        assert await broken(connection) == [
+            (ENTRIES - 6, f"the chain ends at {ENTRIES - 7}, and was written up to {ENTRIES}")
+        ]
 
 
-async def test_a_moved_entry_is_named(long_chain: Records, seed: int) -> None:
-    chosen = random.Random(seed).randrange(2, ENTRIES - 1)
-    async with long_chain.writing() as connection:  # with the one after it
-        for old, new in ((chosen, 0), (chosen + 1, chosen), (0, chosen + 1)):
-            await connection.execute(update(audit).where(audit.c.seq == old).values(seq=new))
-    assert chosen in [broken.seq for broken in (await verify(long_chain)).broken]
+async def test_two_entries_of_many_that_change_places_are_named(long_chain: Records, places: list[int]) -> None:
+    for one, other in itertools.pairwise([*places, 1]):
+        async with tampered(long_chain) as connection:
+            for old, new in ((one, 0), (other, one), (0, other)):
+                await connection.execute(update(audit).where(audit.c.seq == old).values(seq=new))
+            assert {one, other} <= {seq for seq, _ in await broken(connection)}
+
+
+async def test_an_entry_of_many_that_is_moved_is_named(long_chain: Records, places: list[int]) -> None:
+    """The others make room for it, so that no number is missing."""
+    for old, new in itertools.pairwise([*places, 1]):
+        async with tampered(long_chain) as connection:
+            low, high, by = (new, old - 1, 1) if new < old else (old + 1, new, -1)
+            await connection.execute(update(audit).where(audit.c.seq == old).values(seq=0))
+            others = audit.c.seq.between(low, high)
+            await connection.execute(update(audit).where(others).values(seq=-audit.c.seq - by))
+            await connection.execute(update(audit).where(audit.c.seq < 0).values(seq=-audit.c.seq))
+            await connection.execute(update(audit).where(audit.c.seq == 0).values(seq=new))
+            assert new in {seq for seq, _ in await broken(connection)}
 
 
 @both_databases

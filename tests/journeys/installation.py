@@ -85,6 +85,7 @@ class Installation:
 
     def __init__(self, server: Server | Topology, **settings: object) -> None:
         self.server = server
+        self.database = server.directory / "backoffice.sqlite3"
         self.redis_urls: dict[str, str] = {}  # of nodes that reach the server by another way
         self.nodes: dict[str, Service] = {}
         self.backoffice: Service
@@ -98,23 +99,22 @@ class Installation:
     async def start(self, *names: str) -> None:
         """Nodes and the back office."""
         services = [await self._spawn_node(name) for name in names or NODES]
-        self.backoffice = await self._spawn(
-            "backoffice", "backoffice",
-            BACKOFFICE_PORT="0",
-            BRIDGE_JOURNAL=str(self.server.directory / "journal"),
-            BACKOFFICE_DATABASE_URL=f"sqlite+aiosqlite:///{self.server.directory / 'backoffice.sqlite3'}",
-            BACKOFFICE_API_TOKENS=",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items()),
-        )  # fmt: skip
+        self.backoffice = await self._spawn_backoffice()
         for service in (*services, self.backoffice):
             await service.serves()
-        await self._calls.aclose()
-        self.api = await self._calls.enter_async_context(RestApi.connect(self.backoffice.url, TOKENS["admin"]))
+        await self._call_backoffice()
         await until(self._all_known, what="the back office knows all nodes")
 
     async def start_node(self, name: str) -> Service:
         node = await self._spawn_node(name)
         await node.serves()
         return node
+
+    async def start_backoffice(self) -> None:
+        """Alone, or again after it was killed, with the records and the journal that it had."""
+        self.backoffice = await self._spawn_backoffice()
+        await self.backoffice.serves()
+        await self._call_backoffice()
 
     async def restart(self) -> None:
         """Every process, the server too."""
@@ -163,6 +163,19 @@ class Installation:
     async def _all_known(self) -> bool:
         items = (await self.api.call("GET", "/nodes"))["items"]
         return {item["name"] for item in items if item["state"] == "live"} >= set(self.nodes)
+
+    async def _call_backoffice(self) -> None:
+        await self._calls.aclose()
+        self.api = await self._calls.enter_async_context(RestApi.connect(self.backoffice.url, TOKENS["admin"]))
+
+    async def _spawn_backoffice(self) -> Service:
+        return await self._spawn(
+            "backoffice", "backoffice",
+            BACKOFFICE_PORT="0",
+            BRIDGE_JOURNAL=str(self.server.directory / "journal"),
+            BACKOFFICE_DATABASE_URL=f"sqlite+aiosqlite:///{self.database}",
+            BACKOFFICE_API_TOKENS=",".join(f"{role}:{role}:{token}" for role, token in TOKENS.items()),
+        )  # fmt: skip
 
     async def _spawn_node(self, name: str) -> Service:
         node = await self._spawn(
