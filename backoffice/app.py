@@ -54,17 +54,17 @@ from backoffice.routes import (
     BRIDGE,
     DEADLINE_S,
     HISTORY,
+    LOGINS,
     PREFIX,
     RECORDS,
     STOPPING,
     STRANGERS,
-    THROTTLE,
     WATCH,
     Route,
     bind,
 )
 from backoffice.sampler import STEP_S as WATCH_S
-from backoffice.throttle import Allowance, Throttle
+from backoffice.throttle import Allowance, Logins, Throttle
 from backoffice.ui import site
 from backoffice.watch import Views, Watch
 from bridge.client import Bridge
@@ -110,7 +110,7 @@ def make_app(
     events = telemetry or Telemetry()
     app[METRICS], app[STOPPING] = Metrics(), asyncio.Event()
     app[live.STREAMS] = set()
-    app[THROTTLE], app[STRANGERS] = Throttle(), Allowance(per_s=1, at_once=100)
+    app[LOGINS], app[STRANGERS] = Logins(Throttle()), Allowance(per_s=1, at_once=100)
     described = routes(settings)
     for route in (*described, openapi.route(described, registry)):
         if route.method == "GET":
@@ -135,7 +135,7 @@ async def _recorded(
 ) -> AsyncIterator[None]:
     """The back office's own database, and what lives on it."""
     async with Records.open(settings.database_url.get_secret_value()) as records:
-        people = People(records, Passwords())
+        people = People(records, Passwords(app[METRICS].hashed))
         access = Access(settings.tokens, people, settings.proxies)
         app[RECORDS], app[ACCESS], app[AUDIT] = records, access, Audit(records, settings.name)
         await access.step()

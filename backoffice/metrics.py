@@ -31,6 +31,8 @@ class Metrics:
         replayed = Counter("backoffice_replayed", "Rows of the journal that a server had lost", ("result",),
                            registry=self.registry)  # fmt: skip
         self._replayed = {result: replayed.labels(result) for result in ("put_back", "superseded", "failed")}
+        self._hashes = Counter("backoffice_password_hashes", "Passwords hashed, each some 0.1 s of a core",
+                               registry=self.registry)  # fmt: skip
         # Looking labels up costs more than counting: one request in many has a new combination.
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -43,6 +45,9 @@ class Metrics:
             self._known[route, status] = known
         known[0].inc()
         known[1].observe(seconds)
+
+    def hashed(self) -> None:
+        self._hashes.inc()
 
     def listen(self, event: Any) -> None:
         """A listener of the bridge's telemetry."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
@@ -12,6 +14,9 @@ MIN_CHARS = 10
 MAX_CHARS = 200
 _SIDE_BY_SIDE = 2  # each takes 64 MiB and some 0.1 s of a core
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _hasher = PasswordHasher()  # the parameters of RFC 9106, section 4, second recommendation
 _nobody = _hasher.hash(secrets.token_urlsafe())
 
@@ -19,17 +24,22 @@ _nobody = _hasher.hash(secrets.token_urlsafe())
 class Passwords:
     """One for each service, so that guesses cannot take all cores."""
 
-    def __init__(self) -> None:
+    def __init__(self, computed: Callable[[], None] = lambda: None) -> None:
+        """``computed`` is told of each hash, whatever came of it."""
+        self._computed = computed
         self._free = asyncio.Semaphore(_SIDE_BY_SIDE)
 
     async def hash(self, password: str) -> str:
-        async with self._free:
-            return await asyncio.to_thread(_hasher.hash, password)
+        return await self._run(_hasher.hash, password)
 
     async def fits(self, password: str, hashed: str | None) -> bool:
         """Whether the password has this hash. None: of nobody; a hash is computed all the same, and takes as long."""
+        return await self._run(_verify, password, hashed or _nobody) and hashed is not None
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._free:
-            return await asyncio.to_thread(_verify, password, hashed or _nobody) and hashed is not None
+            self._computed()
+            return await asyncio.to_thread(function, *args, **kwargs)
 
 
 def new_password() -> str:

@@ -21,7 +21,7 @@ from backoffice.operators import Caller, Role
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
 from backoffice.records import Records
-from backoffice.throttle import Allowance, Throttle
+from backoffice.throttle import Allowance, Logins
 from backoffice.watch import Watch
 from bridge.client import Bridge
 from bridge.envelope import MAX_DEPTH
@@ -36,7 +36,7 @@ RECORDS = web.AppKey("records", Records)
 WATCH = web.AppKey("watch", Watch)
 HISTORY = web.AppKey("history", History)
 AUDIT = web.AppKey("audit", Audit)
-THROTTLE = web.AppKey("throttle", Throttle)
+LOGINS = web.AppKey("logins", Logins)
 STRANGERS = web.AppKey("strangers", Allowance)  # audit entries about callers that nobody knows
 REQUEST_ID = web.RequestKey("request_id", str)
 LABEL = web.RequestKey("label", str)  # method and path as registered, for the metrics

@@ -11,6 +11,7 @@ FREE_FAILURES = 5  # tries that cost no wait
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0  # doubling in between
 FORGOTTEN_AFTER_S = 900.0  # without another failure
 MAX_KNOWN = 20_000  # names and addresses; beyond it the one that failed longest ago is forgotten
+AT_HOME_S = 30 * 86_400.0  # an address is known as an operator's own, since the last login there
 
 
 @dataclass(slots=True)
@@ -55,6 +56,33 @@ class Throttle:
         if failures is None or now - failures.last > FORGOTTEN_AFTER_S:
             return _Failures(0, now)
         return failures
+
+
+class Logins:
+    """What counts as a guess of one and the same: by address, and by name.
+
+    Where an operator has logged in before, the name counts apart: whoever guesses it
+    elsewhere, from however many addresses, does not keep its owner out.
+    """
+
+    def __init__(self, throttle: Throttle, clock: Callable[[], float] = time.monotonic) -> None:
+        self.throttle, self._clock = throttle, clock
+        self._homes: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def keys(self, name: str, address: str) -> tuple[str, str]:
+        """What this try counts for."""
+        since = self._homes.get((name, address))
+        home = since is not None and self._clock() - since < AT_HOME_S
+        return f"address {address}", f"name {name} at {address}" if home else f"name {name}"
+
+    def succeeded(self, name: str, address: str) -> None:
+        """This is where they log in; failures so far are forgotten."""
+        for key in self.keys(name, address):
+            self.throttle.succeeded(key)
+        self._homes[name, address] = self._clock()
+        self._homes.move_to_end((name, address))
+        while len(self._homes) > MAX_KNOWN:
+            self._homes.popitem(last=False)
 
 
 class Allowance:

@@ -16,7 +16,8 @@ from backoffice.operators import NAME, Role
 from backoffice.passwords import MAX_CHARS, MIN_CHARS
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, invalid, retry
-from backoffice.routes import ACCESS, THROTTLE, Call, Deed, Route, reply
+from backoffice.routes import ACCESS, LOGINS, Call, Deed, Route, reply
+from backoffice.throttle import Throttle
 from backoffice.times import time_of
 
 RoleName = Literal["viewer", "moderator", "operator", "admin"]
@@ -62,26 +63,22 @@ async def log_in(call: Call[NoQuery, LogIn]) -> web.Response:
 
     Wrong names and wrong passwords get the same answer. After a few failures each further try has to wait.
     """
-    access, throttle, request = call.request.app[ACCESS], call.request.app[THROTTLE], call.request
+    access, logins, request = call.request.app[ACCESS], call.request.app[LOGINS], call.request
     if hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers:
         check_same_origin(request, https=access.proxies.is_https(request))
     access.check_private(request)
     address, wanted = access.proxies.address(request), call.body
     name = wanted.name if re.fullmatch(NAME, wanted.name) else "-"
-    keys = f"address {address}", f"name {name}"
-    wait = throttle.wait_s(*keys)
-    if wait > 0:
-        raise retry("rate_limited", f"too many failures; try again in {wait:.0f} s", wait)
+    keys = logins.keys(name, address)
+    _count_try(logins.throttle, *keys)
     deed = Deed("session.log_in", f"operator:{name}")
     async with call.audited(deed):
-        throttle.failed(*keys)  # before the check, so that guesses side by side count, too
         session = await access.people.log_in(
             name, wanted.password, address=address, agent=request.headers.get(hdrs.USER_AGENT, "")
         )
         if session is None:
             raise Problem("unauthorized", "name or password is wrong")
-        for key in keys:
-            throttle.succeeded(key)
+        logins.succeeded(name, address)
     secret, operator = session
     response = reply(Me(operator.name, role_name(operator.role), operator.must_change, None))
     access.set_cookie(request, response, secret)
@@ -99,14 +96,12 @@ async def me(call: Call[NoQuery, None]) -> web.Response:
 async def choose_password(call: Call[NoQuery, NewPassword]) -> web.Response:
     """Choose another password; all sessions end, and one logs in again."""
     session = _own(call.session)
-    access, throttle, name = call.request.app[ACCESS], call.request.app[THROTTLE], session.operator.name
+    access, throttle, name = call.request.app[ACCESS], call.request.app[LOGINS].throttle, session.operator.name
     key = f"password {name}"
-    if (wait := throttle.wait_s(key)) > 0:
-        raise retry("rate_limited", f"too many failures; try again in {wait:.0f} s", wait)
     if call.body.new == call.body.old:
         raise invalid([Fault("/new", "same", "choose one that is not the old one")])
+    _count_try(throttle, key)
     async with call.audited(Deed("session.choose_password", f"operator:{name}")):
-        throttle.failed(key)
         if not await access.people.choose_password(name, call.body.old, call.body.new):
             raise invalid([Fault("/old", "wrong", "this is not the old password")])
         throttle.succeeded(key)
@@ -125,6 +120,14 @@ async def log_out(call: Call[Everywhere, None]) -> web.Response:
     response = reply(LoggedOut(ended))
     access.set_cookie(call.request, response, None)
     return response
+
+
+def _count_try(throttle: Throttle, *keys: str) -> None:
+    """Raises Problem if any of these has to wait. A try is a failure until it succeeds: others are made beside it."""
+    wait = throttle.wait_s(*keys)
+    if wait > 0:
+        raise retry("rate_limited", f"too many failures; try again in {wait:.0f} s", wait)
+    throttle.failed(*keys)
 
 
 def _own(session: Session | None) -> Session:
