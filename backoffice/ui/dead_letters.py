@@ -13,13 +13,14 @@ from backoffice.ui.frame import Page, add_page, query_of
 from backoffice.ui.words import N_
 
 _FILTER = ("type", "subject", "code")
+PAGE = 100
 A_CALL = 100  # sent again by one call, which has to end in time on a slow disk too
 
 
 async def show(page: Page) -> web.StreamResponse:
     given = {name: page.given(name) for name in _FILTER}
     wanted = {name: value for name, value in given.items() if value}
-    query = query_of(dead_letters.DeadQuery, {**wanted, "limit": 100, "cursor": page.given("cursor")})
+    query = query_of(dead_letters.DeadQuery, {**wanted, "limit": PAGE, "cursor": page.given("cursor")})
     found = await page.ask(dead_letters.listing, query)
     every = await page.bridge.dead.page(
         limit=dead_letters.MAX_BULK, type=query.type, subject=query.subject, code=query.code
@@ -33,6 +34,7 @@ async def show(page: Page) -> web.StreamResponse:
         count=len(every.items),
         more=every.next_cursor is not None,
         acts=_bulk(page, wanted, len(every.items), more=every.next_cursor is not None) if every.items else [],
+        topics="commands,alarms",
     )
 
 

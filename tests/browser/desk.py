@@ -10,7 +10,10 @@ from playwright.async_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from tests.backoffice.service import PASSWORD
 
-WATCH = "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))"
+WATCH = """
+addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))
+window.hacked = (...told) => console.error('HACKED', location.href, ...told)
+"""
 OPTIONS: dict[str, Any] = {"locale": "en-GB"}
 
 
