@@ -61,6 +61,7 @@ from backoffice.routes import (
     STRANGERS,
     WATCH,
     Route,
+    apart,
     bind,
 )
 from backoffice.sampler import STEP_S as WATCH_S
@@ -112,11 +113,13 @@ def make_app(
     app[live.STREAMS] = set()
     app[LOGINS], app[STRANGERS] = Logins(Throttle()), Allowance(per_s=1, at_once=100)
     described = routes(settings)
-    for route in (*described, openapi.route(described, registry)):
+    described = (*described, openapi.route(described, registry))
+    for route in described:
+        path = PREFIX + apart(route.path, described)
         if route.method == "GET":
-            app.router.add_get(PREFIX + route.path, bind(route, app))  # takes HEAD as well
+            app.router.add_get(path, bind(route, app))  # takes HEAD as well
         else:
-            app.router.add_route(route.method, PREFIX + route.path, bind(route, app))
+            app.router.add_route(route.method, path, bind(route, app))
     health.add_to(app)
     home.add_to(app)
     site.add_to(app, settings)

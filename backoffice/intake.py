@@ -41,7 +41,8 @@ def _command_id(given: str) -> str:
     return given
 
 
-CommandId = Annotated[str, AfterValidator(_command_id), WithJsonSchema({"type": "string", "pattern": r"^\d+-\d+-\d+$"})]
+ID_PATTERN = "^[0-9]{1,5}-[0-9]{1,14}-[0-9]{1,19}$"  # as the document tells it: 14 digits of ms last for 3,000 years
+CommandId = Annotated[str, AfterValidator(_command_id), WithJsonSchema({"type": "string", "pattern": ID_PATTERN})]
 
 
 class Body(BaseModel):

@@ -14,11 +14,12 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from backoffice.access import PLAIN_COOKIE
+from backoffice.api.broadcasts import BroadcastIn
 from backoffice.api.commands import BatchedCommandIn, CommandIn
 from backoffice.intake import NoQuery
 from backoffice.operators import Role, role_to_issue
 from backoffice.problems import CODES, CONTENT_TYPE, ProblemDocument
-from backoffice.routes import PREFIX, Call, ListOf, Route, reply
+from backoffice.routes import PREFIX, Call, ListOf, Route, TextIn, TextOf, reply
 from bridge.chat.events import BROADCASTS
 from bridge.registry import CommandType, Registry
 
@@ -82,7 +83,7 @@ class _Schemas:
         models: list[tuple[Any, JsonSchemaMode]] = [(ProblemDocument, "serialization")]
         for route in routes:
             answers = (answer.item if isinstance(answer, ListOf) else answer for answer in route.answers.values())
-            models += [(answer, "serialization") for answer in answers]
+            models += [(answer, "serialization") for answer in answers if not isinstance(answer, TextOf)]
             models += [(route.body, "validation")] if route.body is not None else []
         models += [(known.model, "validation") for known in registry.types()]
         models += [(model, "validation") for model in (BatchedCommandIn, *BROADCASTS.values())]
@@ -91,6 +92,7 @@ class _Schemas:
         self._found: Mapping[tuple[Any, JsonSchemaMode], Schemas] = found
         self.components: Schemas = dict(definitions.get("$defs", {}))
         self._add_commands(registry)
+        self._add_broadcasts()
 
     def of(self, model: Any, mode: JsonSchemaMode = "serialization") -> Schemas:
         return self._found[model, mode]
@@ -109,7 +111,8 @@ class _Schemas:
         }
 
     def body(self, model: Any) -> Schemas:
-        return self.any_command if model is CommandIn else self.of(model, "validation")
+        special = {CommandIn: self.any_command, BroadcastIn: self.any_broadcast}
+        return special[model] if model in special else self.of(model, "validation")
 
     def _add_commands(self, registry: Registry) -> None:
         """One schema for each command type, and ``any_command``, told apart by ``type``."""
@@ -117,13 +120,15 @@ class _Schemas:
         names = {known.name: f"Command.{known.name}" for known in registry.types()}
         for known in registry.types():
             self.components[names[known.name]] = self._command(general, known)
-        self.any_command: Schemas = {
-            "oneOf": [{"$ref": REF + name} for name in names.values()],
-            "discriminator": {
-                "propertyName": "type",
-                "mapping": {type_: REF + name for type_, name in names.items()},
-            },
-        }
+        self.any_command = _by_type(names)
+
+    def _add_broadcasts(self) -> None:
+        general = self.components.pop(BroadcastIn.__name__)
+        names = {type_: f"Broadcast.{type_}" for type_ in BROADCASTS}
+        for type_, model in BROADCASTS.items():
+            own = {"type": {"const": type_}, "payload": self.of(model, "validation")}
+            self.components[names[type_]] = {**general, "title": type_, "properties": {**general["properties"], **own}}
+        self.any_broadcast = _by_type(names)
 
     def _command(self, general: Schemas, known: CommandType) -> Schemas:
         own = {
@@ -140,6 +145,14 @@ class _Schemas:
         }
 
 
+def _by_type(names: Mapping[str, str]) -> Schemas:
+    """One of several schemas, told apart by ``type``."""
+    return {
+        "oneOf": [{"$ref": REF + name} for name in names.values()],
+        "discriminator": {"propertyName": "type", "mapping": {type_: REF + name for type_, name in names.items()}},
+    }
+
+
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     summary, _, more = (route.handler.__doc__ or "").strip().partition("\n")
     operation: dict[str, Any] = {
@@ -149,7 +162,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         **({"security": []} if route.role is None else {}),
         "parameters": _parameters(route),
         "responses": {
-            **{str(status): _response(status, schemas.answer(answer)) for status, answer in route.answers.items()},
+            **{str(status): _response(status, answer, schemas) for status, answer in route.answers.items()},
             **_problems(route, schemas.of(ProblemDocument)),
         },
     }
@@ -164,28 +177,36 @@ def _who(route: Route) -> str:
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
-    path = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in re.findall(r"{(\w+)}", route.path)]  # fmt: skip
+    path = [_text(name, "path", route.parts.get(name, TextIn(""))) for name in re.findall(r"{(\w+)}", route.path)]
     schema = route.query.model_json_schema()
     query = [
         {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": parameter}
         for name, parameter in schema.get("properties", {}).items()
     ]
-    headers = [{"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-               for name, text in route.headers.items()]  # fmt: skip
-    return path + query + headers
+    return path + query + [_text(name, "header", text) for name, text in route.headers.items()]
 
 
-def _response(status: int, schema: Schemas) -> dict[str, Any]:
+def _text(name: str, place: str, text: TextIn) -> dict[str, Any]:
+    schema = {"type": "string"} if text.pattern is None else {"type": "string", "pattern": text.pattern}
+    described = {"description": text.description} if text.description else {}
+    return {"name": name, "in": place, "required": place == "path", **described, "schema": schema}
+
+
+def _response(status: int, answer: Any, schemas: _Schemas) -> dict[str, Any]:
     described = {200: "Done", 201: "Made", 202: "Accepted", 207: "Each with its own status"}
-    return {"description": described[status], "content": {"application/json": {"schema": schema}}}
+    if isinstance(answer, TextOf):
+        content: dict[str, Any] = {type_.partition(";")[0]: {"schema": answer.schema} for type_ in answer.types}
+    else:
+        content = {"application/json": {"schema": schemas.answer(answer)}}
+    return {"description": described[status], "content": content}
 
 
 def _problems(route: Route, document: Schemas) -> dict[str, Any]:
     """The answers that are problem documents, by status."""
-    codes = ["unauthorized", "forbidden", "unsupported_media_type", "invalid", "unavailable", *route.problems]
+    codes = ["malformed", "unauthorized", "forbidden", "unsupported_media_type", "invalid", "unavailable"]
+    codes += route.problems
     if route.body is not None:
-        codes += ["malformed", "timeout", "too_large"]
+        codes += ["timeout", "too_large"]
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(CODES[code][0], []).append(f"`{code}`")

@@ -15,16 +15,27 @@ from backoffice.problems import Fault, Problem, invalid
 
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 100
+MAX_CURSOR = 1000  # characters
 
 T = TypeVar("T")
 K = TypeVar("K", int, str)
 
 
-class Paged(Query):
-    """Parameters of every list."""
+class Limited(Query):
+    """Parameters of a list that fits on one page."""
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
-    cursor: str | None = Field(None, max_length=1000, description="next_cursor of the answer before")
+
+
+class Paged(Limited):
+    """Parameters of every other list."""
+
+    cursor: str | None = Field(
+        None,
+        max_length=MAX_CURSOR,
+        description="next_cursor of the answer before",
+        json_schema_extra={"format": "cursor"},  # opaque: nobody can make one up
+    )
 
     def after(self, kind: type[K]) -> K | None:
         """Where the page begins. Raises Problem if nobody got this cursor from such a list."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -119,6 +120,22 @@ Explain = Callable[["Route", web.Request, Caller, Any], list[Fault]]
 
 
 @dataclass(frozen=True, slots=True)
+class TextIn:
+    """What a header or a part of the path may be."""
+
+    description: str
+    pattern: str | None = None  # None: any text
+
+
+@dataclass(frozen=True, slots=True)
+class TextOf:
+    """An answer that is streamed, in one of these media types."""
+
+    types: tuple[str, ...]
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})  # of an event where it is events
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One method of one path. The first line of the handler's docstring is its summary in the API's document."""
 
@@ -126,13 +143,14 @@ class Route:
     path: str  # below /api/v1
     handler: Handler
     role: Role | None  # None: for everybody
-    answers: Mapping[int, Any]  # status → type of the answer, or ListOf
+    answers: Mapping[int, Any]  # status → type of the answer, ListOf, or TextOf
     query: type[Query] = NoQuery
     body: type[Body] | None = None
     body_bytes: int = BODY_BYTES
     nesting: int = MAX_DEPTH + 1
     deadline_s: float | None = DEADLINE_S  # None: the handler has its own
-    headers: Mapping[str, str] = field(default_factory=dict)  # request headers that it reads → description
+    headers: Mapping[str, TextIn] = field(default_factory=dict)  # request headers that it reads
+    parts: Mapping[str, TextIn] = field(default_factory=dict)  # variable parts of the path, where not any text will do
     problems: tuple[str, ...] = ()  # codes beside those that every route may answer
     explain: Explain | None = None  # further faults of a request that is refused anyway
     before_change: bool = False  # also for operators who have to change their password first
@@ -185,6 +203,20 @@ def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitabl
             raise
 
     return handle
+
+
+def apart(path: str, routes: Iterable[Route]) -> str:
+    """The path for the router: its last variable part is none of the words that other paths have in that place.
+
+    Without that, what is there under the one path would be offered under the other as well.
+    """
+    head, _, part = path.rpartition("/")
+    if not part.startswith("{"):
+        return path
+    siblings = (route.path.rpartition("/") for route in routes)
+    words = sorted({last for first, _, last in siblings if first == head and not last.startswith("{")})
+    taken = f"(?!(?:{'|'.join(map(re.escape, words))})$)" if words else ""
+    return f"{head}/{{{part[1:-1]}:{taken}[^{{}}/]+}}"
 
 
 async def authorise(route: Route, request: web.Request) -> tuple[Caller, Session | None]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import orjson
 from aiohttp import web
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import ColumnElement, select
 
 from backoffice.intake import NoQuery
@@ -16,7 +16,7 @@ from backoffice.operators import Role
 from backoffice.paging import Paged, cursor_of, page
 from backoffice.routes import RECORDS, Call, ListOf, Route, reply
 from backoffice.tables import audit, audit_heads
-from backoffice.times import time_of
+from backoffice.times import Time, ms_of, time_of
 
 Text = Annotated[str, Field(max_length=200)]
 
@@ -28,8 +28,8 @@ class AuditQuery(Paged):
     action: Text | None = Field(None, description="such as commands.issue; or its part before the dot")
     target: Text | None = None
     request_id: Text | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ def _where(query: AuditQuery) -> list[ColumnElement[bool]]:
             audit.c.action == query.action if whole else audit.c.action.startswith(f"{query.action}.", autoescape=True)
         )
     if query.since is not None:
-        conditions.append(audit.c.at >= int(query.since.timestamp() * 1000))
+        conditions.append(audit.c.at >= ms_of(query.since))
     if query.until is not None:
-        conditions.append(audit.c.at < int(query.until.timestamp() * 1000))
+        conditions.append(audit.c.at < ms_of(query.until))
     return conditions
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from backoffice.api.command_views import Accepted, BatchAnswer, CommandView, WaitedCommand, view
@@ -29,9 +29,11 @@ from backoffice.routes import (
     Call,
     Deed,
     Route,
+    TextIn,
     reply,
     require,
 )
+from backoffice.times import Time
 from bridge.client import Bridge
 from bridge.envelope import (
     COMMAND_ID,
@@ -51,15 +53,11 @@ from bridge.registry import CommandType, Registry
 
 MAX_BATCH = 1000
 MAX_WAIT_S = 30
+KEY = r"^[\x21-\x7e]{1,200}$"
 
-_KEY_HEADER = {IDEMPOTENCY_HEADER: "1-200 visible ASCII characters; made up if absent. Repeat a request with the same "
-                                   "key when its outcome is unknown: it is done once."}  # fmt: skip
-
-
-def _written(value: Any) -> Any:
-    if value is not None and not isinstance(value, str):
-        raise PydanticCustomError("time", "a time as RFC 3339 writes it, such as 2030-01-31T18:00:00Z")
-    return value
+_KEY_HEADER = {IDEMPOTENCY_HEADER: TextIn("1-200 visible ASCII characters; made up if absent. Repeat a request with "
+                                          "the same key when its outcome is unknown: it is done once.",
+                                          KEY)}  # fmt: skip
 
 
 def _near(at: datetime | None) -> datetime | None:
@@ -71,7 +69,7 @@ def _near(at: datetime | None) -> datetime | None:
 ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_S)]
 
 
-DeliverAt = Annotated[AwareDatetime, BeforeValidator(_written), Field(strict=False), AfterValidator(_near)]
+DeliverAt = Annotated[Time, Field(strict=False), AfterValidator(_near)]
 
 
 class CommandIn(Body):
@@ -92,7 +90,7 @@ class CommandIn(Body):
 class BatchedCommandIn(CommandIn):
     """A command of a batch."""
 
-    idempotency_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$", max_length=MAX_KEY_CHARS)] | None = None
+    idempotency_key: Annotated[str, Field(pattern=KEY, max_length=MAX_KEY_CHARS)] | None = None
 
 
 class BatchIn(Body):
@@ -102,7 +100,7 @@ class BatchIn(Body):
     commands: list[Any] = Field(
         min_length=1,
         max_length=MAX_BATCH,
-        json_schema_extra={"items": {"$ref": f"#/components/schemas/{BatchedCommandIn.__name__}"}},
+        json_schema_extra={"items": {"anyOf": [{"$ref": f"#/components/schemas/{BatchedCommandIn.__name__}"}, {}]}},
     )
 
 

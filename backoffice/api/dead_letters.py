@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from aiohttp import web
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from backoffice.intake import Body, CommandId, NoQuery, Query
@@ -40,8 +40,17 @@ class Filter(Body):
     code: CauseCode | None = None
 
 
+def _this(name: str, schema: dict[str, Any], *others: str) -> dict[str, Any]:
+    """Of several fields this one, for the document."""
+    return {"required": [name], "properties": {name: schema, **{other: {"type": "null"} for other in others}}}
+
+
 class DiscardIn(Body):
     """Which dead letters to throw away, and why."""
+
+    model_config = ConfigDict(json_schema_extra={
+        "oneOf": [_this("ids", {"type": "array"}, "filter"), _this("filter", {"type": "object"}, "ids")],
+    })  # fmt: skip
 
     ids: Annotated[list[CommandId], Field(min_length=1, max_length=MAX_BULK)] | None = None
     filter: Filter | None = None
@@ -60,6 +69,15 @@ class DiscardIn(Body):
 
 class RequeueIn(DiscardIn):
     """Which dead letters to send again as new commands, and why."""
+
+    model_config = ConfigDict(json_schema_extra={
+        "oneOf": [
+            _this("ids", {"type": "array"}, "filter", "payload"),
+            _this("filter", {"type": "object"}, "ids", "payload"),
+            {"required": ["ids", "payload"], "properties": {
+                "ids": {"type": "array", "maxItems": 1}, "payload": {"type": "object"}, "filter": {"type": "null"}}},
+        ],
+    })  # fmt: skip
 
     payload: Annotated[dict[str, Any], Field(description="replaces the command's own; only with one id")] | None = None
 

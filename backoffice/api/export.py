@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import AwareDatetime
 from sqlalchemy import select
 
 from backoffice.api import audit as audit_api
@@ -19,8 +18,9 @@ from backoffice.api.command_views import plain
 from backoffice.history import Wanted
 from backoffice.intake import Query
 from backoffice.operators import Role
-from backoffice.routes import HISTORY, RECORDS, STOPPING, Call, Route
+from backoffice.routes import HISTORY, RECORDS, STOPPING, Call, Route, TextOf
 from backoffice.tables import audit
+from backoffice.times import Time, ms_or_none
 
 _PAGE = 500
 _TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -32,8 +32,8 @@ class ExportQuery(Query):
 
     what: Literal["commands", "audit", "dead"]
     format: Literal["jsonl", "csv"] = "jsonl"
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
 
 
 async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
@@ -67,7 +67,7 @@ async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
 
 
 async def _commands(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
-    wanted = Wanted(since=_ms(call.query.since), until=_ms(call.query.until))
+    wanted = Wanted(since=ms_or_none(call.query.since), until=ms_or_none(call.query.until))
     after, complete = None, False
     while not complete:
         found = await call.request.app[HISTORY].search(wanted, limit=_PAGE, after=after)
@@ -76,7 +76,7 @@ async def _commands(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any
 
 
 async def _audit(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
-    since, until = _ms(call.query.since) or 0, _ms(call.query.until) or 1 << 62
+    since, until = ms_or_none(call.query.since) or 0, ms_or_none(call.query.until) or 1 << 62
     last = 0
     while True:
         query = select(audit).where(audit.c.id > last, audit.c.at >= since, audit.c.at < until)
@@ -117,10 +117,7 @@ def _cell(value: Any) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _ms(time: AwareDatetime | None) -> int | None:
-    return None if time is None else int(time.timestamp() * 1000)
-
-
 ROUTES = (
-    Route("GET", "/export", export, Role.VIEWER, {200: str}, query=ExportQuery, deadline_s=None),
+    Route("GET", "/export", export, Role.VIEWER, {200: TextOf(tuple(_TYPES.values()))}, query=ExportQuery,
+          deadline_s=None),
 )  # fmt: skip

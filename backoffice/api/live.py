@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import orjson
 from aiohttp import hdrs, web
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from backoffice.intake import Query
@@ -18,7 +18,7 @@ from backoffice.operators import Role
 from backoffice.people import People, Session
 from backoffice.problems import retry
 from backoffice.records import RecordsUnavailable
-from backoffice.routes import ACCESS, STOPPING, WATCH, Call, Route
+from backoffice.routes import ACCESS, STOPPING, WATCH, Call, Route, TextIn, TextOf
 from bridge.client import Bridge
 from bridge.envelope import SUBJECT
 
@@ -28,6 +28,8 @@ MAX_STREAMS = 200
 BEAT_S = 15.0  # a comment, so that nobody on the way takes the silence for an end
 CHECK_S = 0.5  # how soon a session that was ended hears nothing more
 AGAIN_MS = 1000  # for the browser to wait before it comes again
+_TOPIC = f"({'|'.join(TOPICS)}|room:[A-Za-z0-9._@+-]{{1,64}})"
+_PATTERN = f"^{_TOPIC}(,{_TOPIC}){{0,{MAX_TOPICS - 1}}}$"  # as the document tells it
 
 
 def _known(given: str) -> str:
@@ -43,7 +45,9 @@ def _known(given: str) -> str:
 class LiveQuery(Query):
     """What to hear of."""
 
-    topics: Annotated[str, AfterValidator(_known)] = Field(description="separated by commas")
+    topics: Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "pattern": _PATTERN})] = Field(
+        description=f"at most {MAX_TOPICS}, separated by commas"
+    )
 
 
 Frames = asyncio.Queue[bytes | None]
@@ -126,8 +130,15 @@ async def _stopped(app: web.Application, frames: Frames) -> None:
     await frames.put(None)
 
 
+_EVENT = {
+    "type": "object",
+    "description": "One event; data is JSON.",
+    "required": ["event", "data"],
+    "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": {"type": "string"}},
+}
 STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 ROUTES = (
-    Route("GET", "/live", stream, Role.VIEWER, {200: str}, query=LiveQuery, deadline_s=None,
-          headers={"Last-Event-ID": "the id of the last event that was heard"}, problems=("rate_limited",)),
+    Route("GET", "/live", stream, Role.VIEWER, {200: TextOf(("text/event-stream",), _EVENT)}, query=LiveQuery,
+          deadline_s=None, headers={"Last-Event-ID": TextIn("the id of the last event that was heard")},
+          problems=("rate_limited",)),
 )  # fmt: skip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from aiohttp import web
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from backoffice.api.session import RoleName, role_name
@@ -30,8 +30,22 @@ class OperatorIn(Body):
     password: Password | None = Field(None, description="made up if absent; it has to be changed at the first login")
 
 
+# As the document tells it: at least one of them, and not two passwords.
+_SOMETHING: dict[str, Any] = {
+    "anyOf": [
+        *({"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+          for name in ("role", "disabled", "password")),
+        {"required": ["new_password"], "properties": {"new_password": {"const": True}}},
+    ],
+    "not": {"required": ["password", "new_password"],
+            "properties": {"password": {"type": "string"}, "new_password": {"const": True}}},
+}  # fmt: skip
+
+
 class OperatorChange(Body):
     """What to change; their sessions end."""
+
+    model_config = ConfigDict(json_schema_extra=_SOMETHING)
 
     role: RoleName | None = None
     disabled: bool | None = None

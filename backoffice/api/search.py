@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from backoffice.api.command_views import CommandView, StateName, plain
 from backoffice.history import Wanted
 from backoffice.operators import Role
 from backoffice.paging import Paged, bad_cursor, cursor_of
 from backoffice.routes import HISTORY, Call, ListOf, Route, reply
-from backoffice.times import time_or_none
+from backoffice.times import Time, ms_or_none, time_or_none
 
 Name = Annotated[str, Field(max_length=100)]
 
@@ -26,15 +26,15 @@ class CommandQuery(Paged):
     by: Name | None = None
     node: Name | None = None
     state: StateName | None = None
-    since: AwareDatetime | None = Field(None, description="issued at that time or later")
-    until: AwareDatetime | None = Field(None, description="issued before")
+    since: Time | None = Field(None, description="issued at that time or later")
+    until: Time | None = Field(None, description="issued before")
     text: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
         None, description="words in the reason or the payload; the search goes back as far as time allows"
     )
 
     def wanted(self) -> Wanted:
-        return Wanted(self.type, self.subject, self.user, self.by, self.node, self.state, _ms(self.since),
-                      _ms(self.until), self.text)  # fmt: skip
+        return Wanted(self.type, self.subject, self.user, self.by, self.node, self.state, ms_or_none(self.since),
+                      ms_or_none(self.until), self.text)  # fmt: skip
 
 
 async def listing(call: Call[CommandQuery, None]) -> web.StreamResponse:
@@ -61,10 +61,6 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
     if not issued_at.isdecimal() or not id:
         raise bad_cursor()
     return int(issued_at), id
-
-
-def _ms(time: AwareDatetime | None) -> int | None:
-    return None if time is None else int(time.timestamp() * 1000)
 
 
 ROUTES = (

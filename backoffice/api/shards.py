@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from backoffice.operators import Role
-from backoffice.paging import Paged, bad_cursor, cut, page
+from backoffice.paging import Limited, Paged, cut, page
 from backoffice.problems import not_found
 from backoffice.routes import Call, ListOf, Route, reply
 from bridge.inspector import PendingEntry, ShardInfo
@@ -17,18 +17,16 @@ async def listing(call: Call[Paged, None]) -> web.Response:
     return reply(cut(infos, call.query, lambda info: info.shard, int))
 
 
-async def pending(call: Call[Paged, None]) -> web.Response:
-    """What nodes have read and not settled yet, oldest first."""
+async def pending(call: Call[Limited, None]) -> web.Response:
+    """What nodes have read and not settled yet, oldest first: on one page, as nodes read no more."""
     number = call.part("shard")
     if not number.isascii() or not number.isdigit() or len(number) > 4 or int(number) >= call.bridge.shards:
         raise not_found(f"shard {number[:80]!r}; there are {call.bridge.shards}, from 0 on")
-    if call.query.cursor is not None:  # all that is pending fits on one page, as nodes read no more
-        raise bad_cursor()
     return reply(page(await call.bridge.pending(int(number), call.query.limit)))
 
 
 ROUTES = (
     Route("GET", "/shards", listing, Role.VIEWER, {200: ListOf(ShardInfo)}, query=Paged),
-    Route("GET", "/shards/{shard}/pending", pending, Role.VIEWER, {200: ListOf(PendingEntry)}, query=Paged,
+    Route("GET", "/shards/{shard}/pending", pending, Role.VIEWER, {200: ListOf(PendingEntry)}, query=Limited,
           problems=("not_found",)),
 )  # fmt: skip

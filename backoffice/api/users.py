@@ -13,11 +13,12 @@ from backoffice.api.sanctions import SanctionView, sanction_view
 from backoffice.intake import NoQuery
 from backoffice.operators import Role
 from backoffice.problems import Fault, invalid
-from backoffice.routes import Call, Route, reply
+from backoffice.routes import Call, Route, TextIn, reply
 from backoffice.times import time_of
 from bridge.chat.state import read_sessions, read_user_sanctions
 
 USER_ID = re.compile(r"[A-Za-z0-9._@+-]{1,64}", re.ASCII)
+_PARTS = {"id": TextIn("a user's id", f"^{USER_ID.pattern}$")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +51,4 @@ async def show(call: Call[NoQuery, None]) -> web.Response:
     return reply(UserView(id, sessions[-1].name if sessions else id, list(map(sanction_view, sanctions)), shown))
 
 
-ROUTES = (Route("GET", "/users/{id}", show, Role.VIEWER, {200: UserView}),)
+ROUTES = (Route("GET", "/users/{id}", show, Role.VIEWER, {200: UserView}, parts=_PARTS),)

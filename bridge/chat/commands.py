@@ -146,6 +146,14 @@ class RoomClear(Payload):
 class MessageDelete(Payload):
     """These messages are deleted: named by id, or all of one user from a time on."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [
+        {"required": ["message_ids"],
+         "properties": {"message_ids": {"type": "array"}, "user": {"type": "null"}, "since": {"type": "null"}}},
+        {"required": ["user", "since"],
+         "properties": {"message_ids": {"type": "null"}, "user": {"type": "string"},
+                        "since": {"type": ["string", "integer"]}}},
+    ]})  # fmt: skip
+
     message_ids: Annotated[list[MessageId], Field(min_length=1, max_length=MAX_MESSAGE_IDS)] | None = None
     user: Id | None = None
     since: Time | None = Field(None, description="RFC 3339, or milliseconds since the epoch")
