@@ -28,7 +28,8 @@ DESCRIPTION = """\
 Operators' side of the chat: issue commands and see what becomes of them, send broadcasts, look at nodes, shards,
 dead letters, rooms, users and sanctions.
 
-Times are RFC 3339 in UTC. Of a key that a JSON object has twice, the last one counts. A 429 or 503 answer to a command
+Times are RFC 3339 in UTC. Integers have 64 bits and are written without a fraction: 60, not 60.0 or 6e1.
+Of a key that a JSON object has twice, the last one counts. A 429 or 503 answer to a command
 has `idempotency_key` beside the problem's own members: repeat the command with it."""
 
 _SEARCHED = {  # how far a search went

@@ -49,13 +49,15 @@ class DiscardIn(Body):
     """Which dead letters to throw away, and why."""
 
     model_config = ConfigDict(json_schema_extra={
-        "oneOf": [_this("ids", {"type": "array"}, "filter"), _this("filter", {"type": "object"}, "ids")],
+        "oneOf": [_this("ids", {"type": "array"}, "filter", "cursor"), _this("filter", {"type": "object"}, "ids")],
     })  # fmt: skip
 
     ids: Annotated[list[CommandId], Field(min_length=1, max_length=MAX_BULK)] | None = None
     filter: Filter | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_BULK, description="of those that a filter names")] = MAX_BULK
-    cursor: Annotated[str, Field(max_length=64, description="goes on: the answer's `next_cursor`")] | None = None
+    cursor: Annotated[str, Field(
+        max_length=64, description="goes on: the answer's `next_cursor`", json_schema_extra={"format": "cursor"}
+    )] | None = None  # fmt: skip
     reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
 
     @model_validator(mode="after")
@@ -72,10 +74,11 @@ class RequeueIn(DiscardIn):
 
     model_config = ConfigDict(json_schema_extra={
         "oneOf": [
-            _this("ids", {"type": "array"}, "filter", "payload"),
+            _this("ids", {"type": "array"}, "filter", "payload", "cursor"),
             _this("filter", {"type": "object"}, "ids", "payload"),
             {"required": ["ids", "payload"], "properties": {
-                "ids": {"type": "array", "maxItems": 1}, "payload": {"type": "object"}, "filter": {"type": "null"}}},
+                "ids": {"type": "array", "maxItems": 1}, "payload": {"type": "object"}, "filter": {"type": "null"},
+                "cursor": {"type": "null"}}},
         ],
     })  # fmt: skip
 

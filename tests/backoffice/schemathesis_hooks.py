@@ -39,16 +39,30 @@ def before_load_schema(_context: schemathesis.HookContext, raw_schema: dict[str,
 
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case, _kwargs: dict[str, Any]) -> None:
-    """Put a real cursor in, or none where the list has one page only; have each command its own key."""
-    if case.query.get("cursor") == A_CURSOR:
-        cursor = _cursor(case.formatted_path)
-        if cursor is None:
-            del case.query["cursor"]
-        else:
-            case.query["cursor"] = cursor
+    """Real cursors, or none where a list has one page only; a key of its own for each command; numbers as they go."""
+    for place, path in ((case.query, case.formatted_path), (case.body, "/dead")):
+        if isinstance(place, dict) and place.get("cursor") == A_CURSOR:
+            cursor = _cursor(path)
+            if cursor is None:
+                del place["cursor"]
+            else:
+                place["cursor"] = cursor
+    if case.meta is not None and case.meta.generation.mode.is_positive:
+        case.body = _written(case.body)
     key = case.headers.get(KEY_HEADER)
     if isinstance(key, str) and KEY.fullmatch(key):
         case.headers[KEY_HEADER] = f"{next(_serial)}-{key}"[:200]
+
+
+def _written(value: Any) -> Any:
+    """Integers without a fraction and with 64 bits, which the document says in words only: to a schema 60.0 is one."""
+    if isinstance(value, dict):
+        return {name: _written(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_written(part) for part in value]
+    if isinstance(value, int | float) and abs(value) >= 1 << 63:
+        return 0
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @cache
