@@ -103,25 +103,28 @@ def report(figures: Figures, scenario: str, talk: Talk) -> None:
     )
 
 
-@pytest.mark.parametrize("how", ["planned", "killed"])
+@pytest.mark.parametrize("how", ["planned", "forced", "killed"])
 async def test_clients_see_all_of_it_through_a_fail_over_or_are_told(
     topology: Topology, how: str, figures: Figures
 ) -> None:
     async with talking(topology) as talk:
         await talk.more(20)
         primary = await topology.owner(talk.bridge.keys.channel(talk.bridge.shard_of("room:r1"), "room:r1"))
-        if how == "planned":
-            await topology.fail_over(primary)
-        else:
-            primary.kill()
-            await topology.promoted(primary)
+        match how:
+            case "planned":
+                await topology.fail_over(primary)
+            case "forced":
+                await topology.fail_over(primary, "FORCE" if topology.kind == "cluster" else how)
+            case "killed":
+                primary.kill()
+                await topology.promoted(primary)
         await talk.more(50)
     report(figures, f"{topology.kind} {how}", talk)
     for traveller in talk.travellers:
         assert traveller.holes() == []
         assert traveller.offsets_of_joins_are_followed()
         assert set(traveller.codes) <= {4004}
-        assert how == "killed" or traveller.codes == []
+        assert how != "planned" or traveller.codes == []
 
 
 async def test_clients_see_all_of_it_while_slots_move(cluster: ManyServers, figures: Figures) -> None:
