@@ -165,11 +165,18 @@ class Sentinel:
         return _Named(int(facts[b"config-epoch"]), address != before, address)
 
     async def _confirm(self, named: _Named, timeout: float) -> tuple[_Named, Endpoint]:
-        endpoint = replace(self._like, host=named.address[0], port=named.address[1])
-        ((role, *_),) = await _call(endpoint, timeout, ("ROLE",))
+        """The primary that a sentinel named; or to which that one has given its place, which sentinels see later."""
+        endpoint = self._at(*named.address)
+        ((role, *rest),) = await _call(endpoint, timeout, ("ROLE",))
+        if role == b"slave":
+            endpoint = self._at(rest[0].decode(), rest[1])
+            ((role, *_),) = await _call(endpoint, timeout, ("ROLE",))
         if role != b"master":
             raise Unreachable(f"{endpoint} is not a primary (yet)")
         return named, endpoint
+
+    def _at(self, host: str, port: int) -> Endpoint:
+        return replace(self._like, host=host, port=port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,7 @@ class Traveller:
         self.codes: list[int | None] = []  # with which the server closed
         self.told: list[dict[str, Any]] = []  # to go elsewhere
         self.position: dict[str, Any] | None = None
-        self.silence_s = 0.0  # the longest time between two
-        self._noted_at = 0.0
+        self._noted_at: list[float] = []
 
     async def run(self) -> None:
         while True:
@@ -63,12 +62,18 @@ class Traveller:
             self.told.append(push)
         elif "offset" in push and push.get("room") == self.room:
             self.stays[-1].append(push["offset"])
-            now = asyncio.get_running_loop().time()
-            if self._noted_at:
-                self.silence_s = max(self.silence_s, now - self._noted_at)
-            self._noted_at = now
+            self._noted_at.append(asyncio.get_running_loop().time())
             if self.position is not None:
                 self.position["offset"] = max(push["offset"], self.position["offset"])
+
+    @property
+    def silence_s(self) -> float:
+        """The longest time between two messages."""
+        return max((after - before for before, after in pairwise(self._noted_at)), default=0.0)
+
+    def silence_after(self, moment: float) -> float:
+        """Seconds from ``moment`` of the loop's clock to the next message."""
+        return min(at for at in self._noted_at if at >= moment) - moment
 
     @property
     def moves(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from tests.chatserver.conftest import Chat
 from tests.chatserver.traveller import Traveller
 from tests.faults.pace import elapsed
 from tests.figures import Figures
-from tests.topologies import ManyServers, Topology
+from tests.topologies import ManyServers, Topology, role
 from tests.waiting import until
 
 SHARDS = 12
@@ -94,13 +94,28 @@ async def talking(topology: Topology) -> AsyncIterator[Talk]:
             await chat.close()
 
 
-def report(figures: Figures, scenario: str, talk: Talk) -> None:
+def report(figures: Figures, scenario: str, talk: Talk, **more: object) -> None:
     figures.report(
         f"chat clients: {scenario}",
+        **more,
         messages=sum(len(stay) for t in talk.travellers for stay in t.stays),
         silence_s=round(max(t.silence_s for t in talk.travellers), 3),
         told_of_loss=sum(t.losses for t in talk.travellers),
     )
+
+
+async def promoted_at(topology: Topology) -> float:
+    """When another server than now is a primary, by the loop's clock."""
+    loop, before = asyncio.get_running_loop(), await topology.primaries()
+
+    async def found() -> float | None:
+        for server in topology.servers:
+            if server not in before and await role(server) == "master":
+                return loop.time()
+        return None
+
+    moment: float = await until(found, 30, what="a replica is promoted")
+    return moment
 
 
 @pytest.mark.parametrize("how", ["planned", "forced", "killed"])
@@ -110,6 +125,7 @@ async def test_clients_see_all_of_it_through_a_fail_over_or_are_told(
     async with talking(topology) as talk:
         await talk.more(20)
         primary = await topology.owner(talk.bridge.keys.channel(talk.bridge.shard_of("room:r1"), "room:r1"))
+        promotion = asyncio.create_task(promoted_at(topology))
         match how:
             case "planned":
                 await topology.fail_over(primary)
@@ -119,7 +135,9 @@ async def test_clients_see_all_of_it_through_a_fail_over_or_are_told(
                 primary.kill()
                 await topology.promoted(primary)
         await talk.more(50)
-    report(figures, f"{topology.kind} {how}", talk)
+        moment = await promotion
+    after_s = max(traveller.silence_after(moment) for traveller in talk.travellers)
+    report(figures, f"{topology.kind} {topology.engine} {how}", talk, after_promotion_s=round(after_s, 3))
     for traveller in talk.travellers:
         assert traveller.holes() == []
         assert traveller.offsets_of_joins_are_followed()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
+from bridge.urls import topology_of
 from tests.figures import Figures
 from tests.servers import Server
-from tests.topologies import ManyServers, ask, role
+from tests.topologies import ManyServers, Watched, ask, role
+from tests.topologies.base import has_role
 from tests.topology.party import Party, longest_wait, write_gap
 from tests.waiting import until
 
@@ -58,3 +61,24 @@ async def test_what_a_primary_in_the_minority_takes_is_no_part_of_what_survives(
     books.lost.clear()
     books.clean()
     heard.clean()
+
+
+async def test_a_primary_that_gave_its_place_away_tells_where_before_sentinels_do(sentinel: Watched) -> None:
+    topology = topology_of(sentinel.url)
+    primary = await sentinel.named()
+    replica = next(server for server in sentinel.servers if server is not primary)
+    (endpoint,) = (await topology.look(1)).primaries
+    assert endpoint.port == primary.port
+    await hand_over(primary, replica)
+    try:
+        assert await sentinel.named() is primary
+        assert (await topology.look(1)).primaries == (replace(endpoint, port=replica.port),)
+    finally:
+        await hand_over(replica, primary)
+
+
+async def hand_over(primary: Server, replica: Server) -> None:
+    """Without a word to the sentinels."""
+    await ask(primary, "FAILOVER", "TO", "127.0.0.1", replica.port)
+    await until(has_role(replica, "master"))
+    await until(has_role(primary, "slave"))
