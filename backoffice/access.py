@@ -47,6 +47,15 @@ class Access:
         secret = request.cookies.get(self.cookie_name(request))
         return await self.people.session(secret) if secret else None
 
+    async def holds(self, request: web.BaseRequest, session: Session | None) -> bool:
+        """Whether who was let in with this request still would be; to ask is no sign of life."""
+        if session is not None:
+            return await self.people.holds(session)
+        try:
+            return self.bearer(request) is not None
+        except Problem:
+            return False
+
     def check_private(self, request: web.BaseRequest) -> None:
         """Refuse to begin a session where somebody on the way could take it. Raises Problem."""
         if not self.proxies.is_private(request):

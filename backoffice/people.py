@@ -133,12 +133,15 @@ class People:
 
     async def choose_password(self, name: str, old: str, new: str) -> bool:
         """An operator's own new password; False where the old one is wrong. Their sessions end."""
-        if not await self._fits(name, old):
+        fitting = await self._fits(name, old)
+        if fitting is None:
             return False
         hashed = await self._passwords.hash(new)
         async with self._records.writing() as connection:
-            mine = operators.c.name == name
-            await connection.execute(update(operators).where(mine).values(password=hashed, must_change=False))
+            mine = operators.c.name == name, operators.c.password == fitting, operators.c.disabled.is_(False)
+            chosen = update(operators).where(*mine).values(password=hashed, must_change=False)
+            if not (await connection.execute(chosen)).rowcount:
+                return False
             await connection.execute(delete(sessions).where(sessions.c.operator == name))
         return True
 
@@ -146,15 +149,20 @@ class People:
 
     async def log_in(self, name: str, password: str, *, address: str, agent: str) -> tuple[str, Operator] | None:
         """A new session's secret, and whose it is; None: name or password are wrong, and nobody learns which."""
-        if not await self._fits(name, password):
+        hashed = await self._fits(name, password)
+        if hashed is None:
             return None
         secret, now = secrets.token_urlsafe(32), _now()
         row = {"digest": _digest(secret), "operator": name, "created_at": now, "seen_at": now,
                "expires_at": now + SESSION_S * 1000, "address": address[:64], "agent": agent[:200]}  # fmt: skip
         async with self._records.writing() as connection:
             await connection.execute(delete(sessions).where(sessions.c.expires_at <= now))
+            # Whoever was changed since the password was checked does not get in by what held before.
+            same = operators.c.name == name, operators.c.password == hashed, operators.c.disabled.is_(False)
+            found = (await connection.execute(select(operators).where(*same).with_for_update(read=True))).first()
+            if found is None:
+                return None
             await connection.execute(insert(sessions).values(row))
-            found = (await connection.execute(select(operators).where(operators.c.name == name))).one()
         return secret, _operator(found)
 
     async def session(self, secret: str) -> Session | None:
@@ -221,11 +229,12 @@ class People:
             rows = await connection.execute(select(tokens.c.digest, tokens.c.name, tokens.c.role, tokens.c.expires_at))
             return {bytes.fromhex(row.digest): (Caller(row.name, _role(row.role)), row.expires_at) for row in rows}
 
-    async def _fits(self, name: str, password: str) -> bool:
+    async def _fits(self, name: str, password: str) -> str | None:
+        """The hash that the password fits; None: it fits none, or is of nobody who may log in."""
         query = select(operators.c.password).where(operators.c.name == name, operators.c.disabled.is_(False))
         async with self._records.reading() as connection:
             hashed = (await connection.execute(query)).scalar_one_or_none()
-        return await self._passwords.fits(password, hashed)
+        return hashed if await self._passwords.fits(password, hashed) else None
 
 
 def _alive(now: int) -> ColumnElement[bool]:

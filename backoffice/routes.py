@@ -198,8 +198,7 @@ def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitabl
         try:
             return await answer(request)
         except Problem as problem:
-            if AUDITED not in request:
-                await _refused(route, request, problem)
+            await refused(request, route.action, problem)
             raise
 
     return handle
@@ -245,13 +244,15 @@ def require(caller: Caller, least: Role) -> None:
         raise Problem("forbidden", f"this takes the role {least}; {caller.name} is {caller.role}")
 
 
-async def _refused(route: Route, request: web.Request, problem: Problem) -> None:
-    """Write to the audit chain that somebody wanted to change something and was not let."""
+async def refused(request: web.Request, action: str, problem: Problem) -> None:
+    """Write to the audit chain that somebody wanted to change something and was not let, unless it says so already."""
+    if AUDITED in request:
+        return
     by = request.get(CALLER, NOBODY).name
     if by == NOBODY.name and not request.app[STRANGERS].take():
         return  # a flood of these says nothing that its first hundred did not
     target = request.path.removeprefix(PREFIX)
-    await request.app[AUDIT].refuse(_act(request, by, Deed(route.action, target)), f"refused {problem.code}")
+    await request.app[AUDIT].refuse(_act(request, by, Deed(action, target)), f"refused {problem.code}")
 
 
 def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

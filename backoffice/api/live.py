@@ -15,7 +15,6 @@ from pydantic_core import PydanticCustomError
 from backoffice.intake import Query
 from backoffice.live import TooSlow
 from backoffice.operators import Role
-from backoffice.people import People, Session
 from backoffice.problems import retry
 from backoffice.records import RecordsUnavailable
 from backoffice.routes import ACCESS, STOPPING, WATCH, Call, Route, TextIn, TextOf
@@ -26,7 +25,7 @@ TOPICS = ("commands", "nodes", "shards", "alarms", "sample")
 MAX_TOPICS = 10
 MAX_STREAMS = 200
 BEAT_S = 15.0  # a comment, so that nobody on the way takes the silence for an end
-CHECK_S = 0.5  # how soon a session that was ended hears nothing more
+CHECK_S = 0.4  # how soon a session that was ended hears nothing more
 AGAIN_MS = 1000  # for the browser to wait before it comes again
 _TOPIC = f"({'|'.join(TOPICS)}|room:[A-Za-z0-9._@+-]{{1,64}})"
 _PATTERN = f"^{_TOPIC}(,{_TOPIC}){{0,{MAX_TOPICS - 1}}}$"  # as the document tells it
@@ -76,8 +75,7 @@ async def stream(call: Call[LiveQuery, None]) -> web.StreamResponse:
     open_.add(task)
     frames: Frames = asyncio.Queue(100)
     sources = [_events(call, topics, frames), _beats(frames), _stopped(app, frames)]
-    if call.session is not None:
-        sources.append(_ended(app[ACCESS].people, call.session, frames))
+    sources.append(_ended(call, frames))
     sources += [_room(call.bridge, topic, frames) for topic in topics if topic.startswith("room:")]
     running = [asyncio.create_task(source) for source in sources]
     try:
@@ -116,12 +114,13 @@ async def _beats(frames: Frames) -> None:
         await frames.put(b": still there\n\n")
 
 
-async def _ended(people: People, session: Session, frames: Frames) -> None:
-    """A session that was ended hears nothing more."""
+async def _ended(call: Call[LiveQuery, None], frames: Frames) -> None:
+    """Whose session was ended, or token dropped, hears nothing more."""
+    access = call.request.app[ACCESS]
     while True:
         await asyncio.sleep(CHECK_S)
         with contextlib.suppress(RecordsUnavailable):
-            if not await people.holds(session):
+            if not await access.holds(call.request, call.session):
                 return await frames.put(None)
 
 

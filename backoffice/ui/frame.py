@@ -18,7 +18,7 @@ from backoffice.intake import NoQuery, Query
 from backoffice.operators import Caller, Role
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
-from backoffice.routes import ACCESS, BRIDGE, LABEL, WATCH, Call, Handler, require
+from backoffice.routes import ACCESS, BRIDGE, LABEL, WATCH, Call, Handler, refused, require
 from backoffice.ui.words import Words, words_for
 from bridge.client import Bridge
 from bridge.errors import BridgeError
@@ -113,16 +113,23 @@ def add_page(app: web.Application, path: str, handler: PageHandler, role: Role =
     add_bare(app, "GET", path, answer)
 
 
-def add_bare(app: web.Application, method: str, path: str, handler: BareHandler) -> None:
-    """A page for everybody."""
+def add_bare(
+    app: web.Application, method: str, path: str, handler: BareHandler, *, action: str | None = None
+) -> None:
+    """A page for everybody. ``action``: what the audit chain calls it, where it changes more than this browser."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[LABEL] = f"{method} {path}"
         words = words_for(request)
         try:
-            if method == "POST":
-                check_same_origin(request, https=app[ACCESS].proxies.is_https(request))
-            return await handler(request, words)
+            try:
+                if method == "POST":
+                    check_same_origin(request, https=app[ACCESS].proxies.is_https(request))
+                return await handler(request, words)
+            except Problem as problem:
+                if action is not None:
+                    await refused(request, action, problem)
+                raise
         except web.HTTPSeeOther as elsewhere:
             return web.Response(status=303, headers={hdrs.LOCATION: str(elsewhere.location)})
         except (Problem, BridgeError) as error:

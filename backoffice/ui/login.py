@@ -8,17 +8,19 @@ from urllib.parse import urlencode
 from aiohttp import hdrs, web
 from multidict import MultiDictProxy
 
-from backoffice.access import caller_of
+from backoffice.access import caller_of, unauthorized
 from backoffice.api import session as api
 from backoffice.intake import Body, NoQuery, check, check_encoding
 from backoffice.operators import Caller
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, invalid
-from backoffice.routes import ACCESS, BRIDGE, NOBODY, Call
+from backoffice.routes import ACCESS, BRIDGE, CALLER, NOBODY, Call, refused
 from backoffice.ui.frame import THEME_COOKIE, THEMES, Page, add_bare, add_page, local, render
 from backoffice.ui.words import COOKIE as LANGUAGE_COOKIE
 from backoffice.ui.words import LANGUAGES, Words
 
+# As the API's own routes are called in the audit chain.
+LOG_IN, CHOOSE_PASSWORD, LOG_OUT = "session.log_in", "session.choose_password", "session.log_out"
 FORM_BYTES = 16_384
 KEEP_S = 400 * 86_400
 
@@ -36,6 +38,7 @@ async def log_in(request: web.Request, words: Words) -> web.StreamResponse:
         body = _checked(api.LogIn, {"name": name, "password": _text(form, "password")})
         answer = await api.log_in(Call(request, request.app[BRIDGE], NOBODY, NoQuery(), body))
     except Problem as problem:
+        await refused(request, LOG_IN, problem)
         return render(request, words, "login.html", status=problem.status, next=next_, name=name, problem=problem)
     return _on(next_, answer)
 
@@ -45,8 +48,8 @@ async def password(page: Page) -> web.StreamResponse:
 
 
 async def choose_password(request: web.Request, words: Words) -> web.StreamResponse:
+    session, caller = await _session(request, CHOOSE_PASSWORD)
     form = await _form(request)
-    session, caller = await _session(request)
     page = Page(request, session, words)
     try:
         if _text(form, "new") != _text(form, "again"):
@@ -54,13 +57,14 @@ async def choose_password(request: web.Request, words: Words) -> web.StreamRespo
         body = _checked(api.NewPassword, {"old": _text(form, "old"), "new": _text(form, "new")})
         answer = await api.choose_password(Call(request, request.app[BRIDGE], caller, NoQuery(), body, session))
     except Problem as problem:
+        await refused(request, CHOOSE_PASSWORD, problem)
         return page.render("password.html", status=problem.status, problem=problem)
     return _on("/login?changed=1", answer)
 
 
 async def log_out(request: web.Request, _words: Words) -> web.StreamResponse:
+    session, caller = await _session(request, LOG_OUT)
     form = await _form(request)
-    session, caller = await _session(request)
     which = api.Everywhere(everywhere=bool(_text(form, "everywhere")))
     answer = await api.log_out(Call(request, request.app[BRIDGE], caller, which, None, session))
     return _on("/login?out=1", answer)
@@ -77,11 +81,13 @@ async def prefer(request: web.Request, _words: Words) -> web.StreamResponse:
     return response
 
 
-async def _session(request: web.Request) -> tuple[Session, Caller]:
+async def _session(request: web.Request, action: str) -> tuple[Session, Caller]:
     session = await request.app[ACCESS].session(request)
     if session is None:
+        await refused(request, action, unauthorized("log in"))
         raise web.HTTPSeeOther(f"/login?{urlencode({'next': '/'})}")
-    return session, caller_of(session.operator)
+    request[CALLER] = caller_of(session.operator)
+    return session, request[CALLER]
 
 
 async def _form(request: web.Request) -> MultiDictProxy[Any]:
@@ -115,8 +121,8 @@ def _on(address: str, answer: web.Response) -> web.Response:
 
 def add_to(app: web.Application) -> None:
     add_bare(app, "GET", "/login", show)
-    add_bare(app, "POST", "/login", log_in)
+    add_bare(app, "POST", "/login", log_in, action=LOG_IN)
     add_page(app, "/password", password)
-    add_bare(app, "POST", "/password", choose_password)
-    add_bare(app, "POST", "/logout", log_out)
+    add_bare(app, "POST", "/password", choose_password, action=CHOOSE_PASSWORD)
+    add_bare(app, "POST", "/logout", log_out, action=LOG_OUT)
     add_bare(app, "POST", "/preferences", prefer)
