@@ -113,9 +113,7 @@ def add_page(app: web.Application, path: str, handler: PageHandler, role: Role =
     add_bare(app, "GET", path, answer)
 
 
-def add_bare(
-    app: web.Application, method: str, path: str, handler: BareHandler, *, action: str | None = None
-) -> None:
+def add_bare(app: web.Application, method: str, path: str, handler: BareHandler, *, action: str | None = None) -> None:
     """A page for everybody. ``action``: what the audit chain calls it, where it changes more than this browser."""
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -57,7 +57,14 @@ class Api:
         return Api(self._session, self.url, role, self.stop)
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, data: Any = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        redirects: bool = True,
     ) -> Answer:
         """``body`` is sent as JSON, ``data`` as it is."""
         sent = CIMultiDict(headers or {})
@@ -71,7 +78,8 @@ class Api:
             data = io.BytesIO(data)  # the client warns of large bytes
         target = self.url + (path[1:] if path.startswith("//") else f"/api/v1{path}")
         skip = ("Content-Type",)
-        async with self._session.request(method, target, data=data, headers=sent, skip_auto_headers=skip) as response:
+        options: dict[str, Any] = {"skip_auto_headers": skip, "allow_redirects": redirects}
+        async with self._session.request(method, target, data=data, headers=sent, **options) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **options: Any) -> Answer:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import pytest
-from pydantic import SecretStr
-
-from backoffice.app import routes
-from backoffice.config import BackofficeSettings
-from backoffice.openapi import route as document_route
+from backoffice.app import make_app
 from backoffice.operators import Role, role_to_issue
+from backoffice.passwords import Passwords
+from backoffice.people import People
+from backoffice.records import Records
+from backoffice.routes import PREFIX
+from bridge.chat.events import BROADCASTS
+from bridge.config import BridgeSettings
 from bridge.registry import CommandType, Registry, default
-from tests.backoffice.service import CHAT_KEY, Api
+from tests.backoffice.service import PASSWORD, TOKENS, Answer, Api, make_settings
 
 ROLES = ("viewer", "moderator", "operator", "admin")
-EXAMPLES = {"id": "1-1-1", "name": "node-a", "shard": "0"}
+EXAMPLES = {"id": "1-1-1", "name": "node-a", "shard": "0", "code": "forbidden", "digest": "0"}
 MODERATION = {"member.mute", "member.unmute", "member.ban", "member.unban", "member.kick", "message.delete",
               "notice.post", "user.warn"}  # fmt: skip
 
@@ -63,32 +69,144 @@ LEAST = {
 }
 
 
-def test_every_route_is_in_the_matrix() -> None:
-    config = BackofficeSettings(api_tokens=SecretStr("a:admin:0123456789abcdef"), demo_chat_key=SecretStr(CHAT_KEY))
-    found = routes(config)
-    assert {f"{r.method} {r.path}" for r in (*found, document_route(found, default))} == set(LEAST)
+# Pages take a session, and programs' tokens do not open them.
+PAGES = {
+    "/": "viewer",
+    "/commands": "viewer",
+    "/commands/new": "viewer",
+    "/commands/{id}": "viewer",
+    "/rooms": "viewer",
+    "/rooms/{id}": "viewer",
+    "/users": "viewer",
+    "/users/{id}": "viewer",
+    "/sanctions": "viewer",
+    "/announce": "viewer",
+    "/dead": "viewer",
+    "/dead/{id}": "viewer",
+    "/nodes": "viewer",
+    "/shards": "viewer",
+    "/shards/{shard}": "viewer",
+    "/audit": "viewer",
+    "/system": "viewer",
+    "/password": "viewer",
+    "/access": "admin",
+}
+FORMS = {"/login": None, "/preferences": None, "/password": "viewer", "/logout": "viewer"}
+FOR_EVERYBODY = {"/login", "/healthz", "/readyz", "/metrics", "/problems/{code}", "/assets/{digest}/{name}"}
+BEFORE_CHANGE = {"POST /session", "GET /session", "DELETE /session", "POST /session/password", "GET /password",
+                 "POST /password", "POST /logout"}  # fmt: skip
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
+SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
-@pytest.mark.parametrize("route", LEAST)
-async def test_a_role_opens_a_route_or_is_forbidden(api: Api, route: str) -> None:
-    method, path = route.format(**EXAMPLES).split()
-    least = LEAST[route]
-    for role in (None, *ROLES):
-        answer = await api.as_(role).call(method, path)
-        if least is None:
-            assert answer.status == 415  # it gets as far as the body
-        elif role is None:
-            assert (answer.status, answer.json["code"]) == (401, "unauthorized")
-        elif ROLES.index(role) < ROLES.index(least):
-            assert (answer.status, answer.json["code"]) == (403, "forbidden")
-        else:
-            assert answer.status not in (401, 403)
-            assert answer.status < 500
+@dataclass(frozen=True)
+class Somebody:
+    """A caller: nobody, a token, or a session; ``new`` has to choose a password first."""
+
+    name: str
+    role: str | None
+    headers: Mapping[str, str]
+    session: bool = False
+    new: bool = False
+
+    def reaches(self, least: str) -> bool:
+        return self.role is not None and ROLES.index(self.role) >= ROLES.index(least)
 
 
-@pytest.mark.parametrize("type_", [known.name for known in default.types() if not known.plugin])
-async def test_a_role_may_issue_a_type_or_is_forbidden(api: Api, type_: str) -> None:
-    known = default.get(type_)
+NOBODY = Somebody("-", None, SAME)
+STRANGER = Somebody("-", None, {**SAME, "Authorization": "Bearer nobody-knows-this-one"})
+PROGRAMS = [Somebody(role, role, {**SAME, "Authorization": f"Bearer {TOKENS[role]}"}) for role in ROLES]
+
+
+async def operators(api: Api) -> list[Somebody]:
+    """One of each role, logged in, and an admin who has to choose a password."""
+    found = []
+    async with Records.open(f"sqlite+aiosqlite:///{api.database}") as records:
+        people = People(records, Passwords())
+        for number, role in enumerate((*ROLES, "admin")):
+            name, new = f"operator-{number}", number == len(ROLES)
+            await people.add(name, Role[role.upper()], PASSWORD, must_change=new)
+            entered = await people.log_in(name, PASSWORD, address="", agent="")
+            assert entered is not None
+            found.append(Somebody(name, role, {**SAME, "Cookie": f"session={entered[0]}"}, session=True, new=new))
+    return found
+
+
+def table(settings: BridgeSettings) -> dict[str, set[str]]:
+    """Every path that the service has, and its methods."""
+    found: dict[str, set[str]] = {}
+    for route in make_app(make_settings("sqlite+aiosqlite://"), settings).router.routes():
+        assert route.resource is not None
+        found.setdefault(route.resource.canonical, set()).add(route.method)
+    return found
+
+
+def test_every_route_has_its_rule(bridge_settings: BridgeSettings) -> None:
+    found = {f"{method} {path}" for path, methods in table(bridge_settings).items() for method in methods}
+    ruled = {f"{method} {PREFIX}{path}" for method, path in map(str.split, LEAST)}
+    ruled |= {f"GET {path}" for path in (*PAGES, *FOR_EVERYBODY)} | {f"POST {path}" for path in FORMS}
+    ruled |= {rule.replace("GET", "HEAD", 1) for rule in ruled if rule.startswith("GET ")}
+    assert found == ruled
+
+
+def fits(method: str, path: str, who: Somebody, answer: Answer) -> bool:
+    """Whether this is what the documentation promises this caller; how a request without a body fails is not said."""
+    status, to = answer.status, answer.headers.get("Location", "")
+    method = "GET" if method == "HEAD" else method
+    if not path.startswith(PREFIX):
+        if (method, path) == ("GET", "/login"):
+            return (status, to) == (303, "/") if who.session else status == 200
+        if path in FOR_EVERYBODY or (method == "POST" and FORMS[path] is None):
+            return status in (200, 404, 413)
+        if not who.session:
+            return status == 303 and to.startswith("/login?")
+        if who.new and f"{method} {path}" not in BEFORE_CHANGE:
+            return (status, to) == (303, "/password")
+        least = PAGES[path] if method == "GET" else "viewer"
+        return status in (200, 404, 413) if who.reaches(least) else status == 403
+    rule = f"{method} {path.removeprefix(PREFIX)}"
+    if who is STRANGER or (who is NOBODY and LEAST[rule] is not None):
+        return status == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
+    if (who.new and rule not in BEFORE_CHANGE) or not (LEAST[rule] is None or who.reaches(LEAST[rule])):
+        return status == 403
+    return status not in (401, 403) and status < 500
+
+
+async def test_no_cell_of_route_method_and_role_is_wrong(api: Api, bridge_settings: BridgeSettings) -> None:
+    nobody, refused, wrong = api.as_(None), Counter[tuple[str, str, str]](), []
+    everybody = [NOBODY, STRANGER, *PROGRAMS, *(await operators(api))]
+    for path, methods in table(bridge_settings).items():
+        example = re.sub(r"{(\w+)}", lambda part: EXAMPLES[part[1]], path)
+        for method, who in itertools.product(METHODS, everybody):
+            # Logging out for good would be in the way of what comes after it.
+            query = "?everywhere=perhaps" if (method, path) == ("DELETE", f"{PREFIX}/session") else ""
+            answer = await nobody.call(method, f"/{example}{query}", headers=who.headers, redirects=False)
+            if method not in methods:
+                good = answer.status == 405 and answer.headers["Allow"] == ", ".join(sorted(methods))
+            else:
+                good = fits(method, path, who, answer)
+            if not good or any(name.startswith("Access-Control") for name in answer.headers):
+                wrong.append((method, path, who.name, answer.status))
+            if method in methods and method not in ("GET", "HEAD") and answer.status in (401, 403):
+                code = "unauthorized" if answer.status == 401 else "forbidden"
+                refused[who.name, example.removeprefix(PREFIX), f"refused {code}"] += 1
+    assert wrong == []
+    assert set(refused) >= {("viewer", "/broadcasts", "refused forbidden"), ("-", "/tokens", "refused unauthorized")}
+    assert refused <= await told(api)
+
+
+async def told(api: Api) -> Counter[tuple[str, str, str]]:
+    """Who wanted what, and what came of it, as the audit chain has it."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    cursor = ""
+    while cursor is not None:
+        page = (await api.get(f"/audit?limit=500{cursor and f'&cursor={cursor}'}")).json
+        found.update((entry["by"], entry["target"], entry["result"]) for entry in page["items"])
+        cursor = page["next_cursor"]
+    return found
+
+
+def payload_for(type_: str) -> dict[str, Any]:
     payloads: dict[str, dict[str, Any]] = {
         "member.": {"user": "u7"},
         "message.delete": {"message_ids": ["1-abcdef"]},
@@ -96,16 +214,42 @@ async def test_a_role_may_issue_a_type_or_is_forbidden(api: Api, type_: str) -> 
         "user.warn": {"text": "x"},
         "room.slow_mode": {"seconds": 5},
     }
-    payload = next((value for prefix, value in payloads.items() if type_.startswith(prefix)), {})
-    for role in ROLES:
-        least = "moderator" if type_ in MODERATION else "operator"
-        forbidden = ROLES.index(role) < ROLES.index(least)
-        answer = await api.as_(role).issue(type_, f"{known.subject}:x1", payload)
-        assert answer.status == (403 if forbidden else 202), answer.body
-        batch = {"commands": [{"type": type_, "subject": f"{known.subject}:x1", "payload": payload}]}
-        answer = await api.as_(role).post("/commands/batch", batch)
-        status = answer.status if role == "viewer" else answer.json["results"][0]["status"]
-        assert status == (403 if forbidden else 202)
+    return next((value for prefix, value in payloads.items() if type_.startswith(prefix)), {})
+
+
+async def test_no_cell_of_command_type_and_role_is_wrong(api: Api) -> None:
+    """Issued alone, in a batch, and cancelled."""
+    wrong = []
+    known = [known for known in default.types() if not known.plugin]
+    assert {each.name for each in known} >= MODERATION
+    for each, role in itertools.product(known, (None, *ROLES)):
+        caller, least = api.as_(role), "moderator" if each.name in MODERATION else "operator"
+        body = {"type": each.name, "subject": f"{each.subject}:x1", "payload": payload_for(each.name)}
+        alone = (await caller.post("/commands", body)).status
+        many = await caller.post("/commands/batch", {"commands": [body]})
+        batch = many.json["results"][0]["status"] if many.status == 207 else many.status
+        issued = (await api.post("/commands", body)).json["id"]
+        cancelled = (await caller.delete(f"/commands/{issued}")).status
+        if role is None:
+            expected = 401, 401, 401
+        else:
+            expected = (202, 202, 200) if ROLES.index(role) >= ROLES.index(least) else (403, 403, 403)
+        if (alone, batch, cancelled) != expected:
+            wrong.append((each.name, role, alone, batch, cancelled))
+    assert wrong == []
+
+
+async def test_no_cell_of_broadcast_type_and_role_is_wrong(api: Api) -> None:
+    payloads = {"notice.flash": {"text": "x", "level": "info", "seconds": 5}, "config.reload": {},
+                "cache.drop": {"what": "rooms"}}  # fmt: skip
+    assert set(payloads) == set(BROADCASTS)
+    wrong = []
+    for (type_, payload), role in itertools.product(payloads.items(), (None, *ROLES)):
+        body = {"type": type_, "scope": "all", "payload": payload}
+        status = (await api.as_(role).post("/broadcasts", body)).status
+        if status != (401 if role is None else 202 if role in ("operator", "admin") else 403):
+            wrong.append((type_, role, status))
+    assert wrong == []
 
 
 async def test_a_role_is_checked_before_the_payload_is(api: Api) -> None:
