@@ -7,21 +7,24 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backoffice.app import routes
+from backoffice.app import make_app, routes
 from backoffice.audit import MAX_WAITING, Act, Audit, entries_of
 from backoffice.config import BackofficeSettings
 from backoffice.records import Records, RecordsUnavailable
+from backoffice.routes import PREFIX
 from backoffice.tables import audit, audit_heads
 from bridge.chain import Entry, Verifier, digest
 from bridge.client import Bridge
+from bridge.config import BridgeSettings
 from tests.backoffice.audited import audited
 from tests.backoffice.conftest import both_databases
-from tests.backoffice.service import Api
+from tests.backoffice.service import PASSWORD, Answer, Api
 from tests.servers import Server
 from tests.waiting import until
 
@@ -137,6 +140,34 @@ async def test_every_route_that_writes_leaves_an_entry(api: Api, route: str) -> 
         await api.call(method, example)
     answer = await api.get("/audit")
     assert answer.json["items"]
+
+
+async def test_every_form_that_is_refused_leaves_an_entry(api: Api, bridge_settings: BridgeSettings) -> None:
+    table = make_app(BackofficeSettings(), bridge_settings).router.routes()
+    posts = {route.resource.canonical for route in table if route.method == "POST" and route.resource}
+    actions = {"/login": "log_in", "/password": "choose_password", "/logout": "log_out"}
+    # Looks and language are the browser's alone.
+    assert {path for path in posts if not path.startswith(PREFIX)} == {*actions, "/preferences"}
+
+    async def send(path: str, site: str, cookie: str = "", **fields: str) -> Answer:
+        headers = {"Sec-Fetch-Site": site, "Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
+        data = urlencode(fields).encode()
+        return await api.as_(None).call("POST", f"/{path}", data=data, headers=headers, redirects=False)
+
+    entered = await send("/login", "same-origin", name="admin", password=PASSWORD)
+    cookie = entered.headers["Set-Cookie"].split(";")[0]
+    assert [(await send(path, "cross-site", cookie)).status for path in actions] == [403] * 3
+    assert (await send("/password", "same-origin", cookie, old=PASSWORD, new="one", again="another")).status == 422
+    assert [(await send(path, "same-origin")).status for path in ("/password", "/logout")] == [303] * 2
+    assert (await send("/login", "same-origin", name="x" * 99)).status == 422
+    entries = await audited(api, 9)
+    assert {(e["by"], e["action"], e["target"], e["result"]) for e in entries[2:]} == {
+        *(("-", f"session.{action}", path, "refused forbidden") for path, action in actions.items()),
+        ("admin", "session.choose_password", "/password", "refused invalid"),
+        ("-", "session.choose_password", "/password", "refused unauthorized"),
+        ("-", "session.log_out", "/logout", "refused unauthorized"),
+        ("-", "session.log_in", "/login", "refused invalid"),
+    }
 
 
 async def test_without_its_database_nothing_is_done(api: Api, server: Server, node: Bridge) -> None:
