@@ -124,9 +124,9 @@ def add_bare(app: web.Application, method: str, path: str, handler: BareHandler,
                 if method == "POST":
                     check_same_origin(request, https=app[ACCESS].proxies.is_https(request))
                 return await handler(request, words)
-            except Problem as problem:
+            except Problem as refusal:
                 if action is not None:
-                    await refused(request, action, problem)
+                    await refused(request, action, refusal)
                 raise
         except web.HTTPSeeOther as elsewhere:
             return web.Response(status=303, headers={hdrs.LOCATION: str(elsewhere.location)})
