@@ -29,14 +29,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """A sentence with places for its facts, so that it can be said in another language."""
+
+    text: str
+    facts: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return self.text.format(**self.facts)
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One thing to look at."""
 
     code: str
     severity: Severity
     since: float  # seconds since the epoch
-    message: str
+    told: Told
     remedy: str
+
+    @property
+    def message(self) -> str:
+        return str(self.told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +61,28 @@ class Rule:
     code: str
     severity: Severity
     remedy: str
-    broken: Callable[[Sequence[Sample], Limits], str | None]
+    broken: Callable[[Sequence[Sample], Limits], Told | None]
 
 
-def _pending(samples: Sequence[Sample], limits: Limits) -> str | None:
+def _told(text: str, **facts: object) -> Told:
+    return Told(text, facts)
+
+
+def _pending(samples: Sequence[Sample], limits: Limits) -> Told | None:
     now, most = samples[-1], samples[-1].live * limits.in_flight
-    return f"{now.pending} commands are being handled; the nodes there are do {most}" if now.pending > most else None
+    if now.pending <= most:
+        return None
+    return _told("{n} commands are being handled; the nodes there are do {most}", n=now.pending, most=most)
 
 
-def _oldest(samples: Sequence[Sample], _limits: Limits) -> str | None:
+def _oldest(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     oldest = samples[-1].oldest_s
-    return f"the oldest command has waited for {oldest:.0f} s" if oldest is not None and oldest > OLDEST_S else None
+    if oldest is None or oldest <= OLDEST_S:
+        return None
+    return _told("the oldest command has waited for {seconds} s", seconds=round(oldest))
 
 
-def _growing(samples: Sequence[Sample], _limits: Limits) -> str | None:
+def _growing(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     now = samples[-1]
     before = [sample for sample in samples if sample.at <= now.at - GROWING_S]
     if not before or now.lag - before[-1].lag < GROWN:
@@ -68,43 +91,49 @@ def _growing(samples: Sequence[Sample], _limits: Limits) -> str | None:
     thirds = [recent[int(len(recent) * third / 3)] for third in range(3)]
     if thirds != sorted(thirds):
         return None
-    return f"{now.lag} commands wait, {now.lag - before[-1].lag} more than a minute ago"
+    return _told("{n} commands wait, {more} more than a minute ago", n=now.lag, more=now.lag - before[-1].lag)
 
 
-def _still(samples: Sequence[Sample], _limits: Limits) -> str | None:
+def _still(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     now = samples[-1]
     recent = [sample for sample in samples if sample.at > now.at - STILL_S]
     long_enough = now.at - samples[0].at >= STILL_S
     if long_enough and all(sample.lag and not sample.rate for sample in recent):
-        return f"{now.lag} commands wait and none was handled for {STILL_S:.0f} s"
+        return _told("{n} commands wait and none was handled for {seconds} s", n=now.lag, seconds=round(STILL_S))
     return None
 
 
-def _unheld(samples: Sequence[Sample], limits: Limits) -> str | None:
+def _unheld(samples: Sequence[Sample], limits: Limits) -> Told | None:
     now = samples[-1]
     recent = [sample for sample in samples if sample.at > now.at - UNHELD_S]
     if now.at - samples[0].at >= UNHELD_S and all(sample.unheld for sample in recent):
-        return f"{now.unheld} of {limits.shards} shards have no holder"
+        return _told("{n} of {all} shards have no holder", n=now.unheld, all=limits.shards)
     return None
 
 
-def _dead(samples: Sequence[Sample], _limits: Limits) -> str | None:
+def _dead(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     dead = samples[-1].dead
-    return f"{dead} dead letter{'s' if dead != 1 else ''}" if dead else None
+    if not dead:
+        return None
+    return _told("{n} dead letters", n=dead) if dead != 1 else _told("{n} dead letter", n=dead)
 
 
-def _dead_full(samples: Sequence[Sample], limits: Limits) -> str | None:
+def _dead_full(samples: Sequence[Sample], limits: Limits) -> Told | None:
     most, room = samples[-1].dead_most, limits.dead_length
-    return f"a shard has {most} dead letters, and room for {room}" if most >= DEAD_FULL * room else None
+    return (
+        _told("a shard has {n} dead letters, and room for {room}", n=most, room=room)
+        if most >= DEAD_FULL * room
+        else None
+    )
 
 
-def _gone(samples: Sequence[Sample], _limits: Limits) -> str | None:
+def _gone(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     gone = samples[-1].gone
-    return f"{', '.join(gone)} did not say goodbye" if gone else None
+    return _told("{nodes} did not say goodbye", nodes=", ".join(gone)) if gone else None
 
 
-def _nobody(samples: Sequence[Sample], _limits: Limits) -> str | None:
-    return None if samples[-1].live else "no node is there"
+def _nobody(samples: Sequence[Sample], _limits: Limits) -> Told | None:
+    return None if samples[-1].live else _told("no node is there")
 
 
 RULES = (
@@ -138,13 +167,13 @@ class Alarms:
         at = samples[-1].at
         raised: list[Alarm] = []
         for rule in self._rules:
-            message = rule.broken(samples, self._limits)
-            if message is None:
+            told = rule.broken(samples, self._limits)
+            if told is None:
                 continue
             self._seen[rule.code] = at
             before = self._raised.get(rule.code)
             since = at if before is None else before.since
-            alarm = Alarm(rule.code, rule.severity, since, message, rule.remedy)
+            alarm = Alarm(rule.code, rule.severity, since, told, rule.remedy)
             self._raised[rule.code] = alarm
             if before is None:
                 raised.append(alarm)

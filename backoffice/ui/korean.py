@@ -142,7 +142,16 @@ KOREAN: dict[str, str] = {
     "shard {n}": "샤드 {n}",
     "lag {n}": "밀림 {n}",
     "no holder": "담당 없음",
-    # Remedies of alarms
+    # Alarms, and their remedies
+    "{n} commands are being handled; the nodes there are do {most}": "명령 {n}건을 처리 중입니다. 지금 있는 노드로는 {most}건까지 처리합니다",
+    "the oldest command has waited for {seconds} s": "가장 오래된 명령이 {seconds}초째 기다립니다",
+    "{n} commands wait, {more} more than a minute ago": "명령 {n}건이 대기 중이며 1분 전보다 {more}건 늘었습니다",
+    "{n} commands wait and none was handled for {seconds} s": "명령 {n}건이 대기 중인데 {seconds}초 동안 하나도 처리되지 않았습니다",
+    "{n} of {all} shards have no holder": "샤드 {all}개 중 {n}개에 담당 노드가 없습니다",
+    "{n} dead letter": "실패한 명령 {n}건",
+    "a shard has {n} dead letters, and room for {room}": "한 샤드에 실패한 명령이 {n}건 있으며 자리는 {room}건입니다",
+    "{nodes} did not say goodbye": "{nodes} 노드가 인사 없이 사라졌습니다",
+    "no node is there": "노드가 하나도 없습니다",
     "Start a chat node; what is accepted meanwhile waits.": "채팅 노드를 시작하세요. 그동안 접수된 것은 기다립니다.",
     "Look whether all nodes drain, or whether Redis refuses writes.": "모든 노드가 비우는 중인지, Redis가 쓰기를 거부하는지 확인하세요.",
     "Look at the nodes' logs and at what is pending: a handler may hang.": "노드의 로그와 처리 중인 명령을 확인하세요. 핸들러가 멈췄을 수 있습니다.",

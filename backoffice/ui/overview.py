@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from backoffice.api import alarms, nodes
+from backoffice.api import nodes
 from backoffice.routes import WATCH
+from backoffice.times import time_of
 from backoffice.ui.frame import Page, add_page
 
 RECENT = 60  # samples, a second each, among which the latest with a latency is shown
@@ -31,7 +32,7 @@ async def show(page: Page) -> web.StreamResponse:
         waits=next((sample for sample in reversed(latest) if sample.wait_p50_s is not None), Silent()),
         nodes=sorted(map(nodes.view, sampler.nodes), key=lambda node: node.name),
         shards=sorted(sampler.shards, key=lambda shard: shard.shard),
-        raised=[alarms.view(alarm) for alarm in watch.alarms.now],
+        raised=[(alarm, time_of(int(alarm.since * 1000))) for alarm in watch.alarms.now],
         topics="sample,nodes,shards,alarms",
     )
 

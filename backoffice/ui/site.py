@@ -106,7 +106,7 @@ LANGUAGE_NAMES = (("en", "English"), ("ko", "한국어"))
 
 
 def said(words: Words) -> Mapping[str, str]:
-    return {text: words(text) for text in SAID}
+    return {text: words(text) for text in SAID} | dict(words.codes)
 
 
 def exact(time: str | datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args
 from aiohttp import hdrs, web
 
 from backoffice.ui.korean import KOREAN
+from backoffice.ui.korean_codes import CODES
 
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -38,6 +40,15 @@ class Words:
         if self.language == "en" and values.get("n") == 1:
             said = _ONE.sub(r"{n} \1", said)
         return said.format(**values) if values else said
+
+    def code(self, kind: str, code: str) -> str | None:
+        """What a code of the API means; None where its own English says it."""
+        return CODES.get(f"{kind}:{code}") if self.language == "ko" else None
+
+    @property
+    def codes(self) -> Mapping[str, str]:
+        """All that ``code`` knows."""
+        return CODES if self.language == "ko" else {}
 
     def ago(self, time: str | datetime, now: datetime | None = None) -> str:
         """How long ago, or how far ahead, a time is."""

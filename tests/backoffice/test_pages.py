@@ -16,6 +16,8 @@ from backoffice.ui.commands import parse
 from backoffice.ui.site import NAVIGATION
 from bridge.client import Bridge
 from tests.backoffice.service import PASSWORD, TOKENS, Api
+from tests.servers import Server
+from tests.waiting import until
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 HOSTILE = [
@@ -143,6 +145,29 @@ async def test_assets_are_kept_by_browsers_and_change_their_address(visitor: Vis
         assert script.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     for path in ("/assets/0123456789abcdef/app.js", f"{BASE}/nothing.js", f"{BASE}/%2e%2e/site.py"):
         assert (await visitor.get(path))[0] == 404
+
+
+async def test_what_the_api_says_in_english_is_said_in_korean_too(visitor: Visitor, server: Server) -> None:
+    korean = {"Accept-Language": "ko"}
+    await visitor.log_in()
+
+    async def alarm() -> bool:
+        return "노드가 하나도 없습니다" in (await visitor.get("/", headers=korean))[1]
+
+    await until(alarm, what="an alarm in Korean")
+    assert "그런 것은 없습니다" in (await visitor.get("/commands/1-1-1", headers=korean))[1]
+    assert "알 수 없는 검색 조건입니다" not in (await visitor.get("/commands?q=typ:x"))[1]
+    assert "잘못 입력된 값이 있습니다" in (await visitor.get("/commands?q=typ:x", headers=korean))[1]
+    await server.client().config_set("appendfsync", "no")
+
+    async def finding() -> str | None:
+        page = (await visitor.get("/system", headers=korean))[1]
+        return page if "appendfsync를 everysec 또는 always로 설정하세요." in page else None
+
+    page = await until(finding, 60, what="a finding in Korean")
+    said = re.search(r'id="words">(.*?)</script>', page)
+    assert said is not None
+    assert json.loads(said[1])["fault:missing"] == "꼭 필요한 값입니다."
 
 
 async def test_settings_are_shown_without_their_secrets(visitor: Visitor) -> None:

@@ -14,7 +14,7 @@ WATCH = """
 addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))
 window.hacked = (...told) => console.error('HACKED', location.href, ...told)
 """
-OPTIONS: dict[str, Any] = {"locale": "en-GB"}
+OPTIONS: dict[str, Any] = {"locale": "en-GB", "reduced_motion": "reduce"}
 
 
 class Desk:

@@ -4,7 +4,7 @@ import { dryRun, goOn } from './bulk.js'
 import { call, key } from './call.js'
 import { card, make, smallButton } from './cards.js'
 import { refresh } from './live.js'
-import { say } from './words.js'
+import { explain, say } from './words.js'
 
 const ENDED = ['done', 'rejected', 'expired', 'dead', 'cancelled']
 const LONGEST_MS = 600000
@@ -126,12 +126,11 @@ async function send(act, form) {
   const { answer, told } = await call(act, sent, { idempotencyKey: form.dataset.key })
   buttons.forEach((button) => { button.disabled = false })
   if (!answer?.ok) {
-    if (!answer || answer.status >= 500 || answer.status === 429) fault(form, null, told.detail)
+    if (!answer || answer.status >= 500 || answer.status === 429) fault(form, null, explain('problem', told.code, told.detail))
     else {
       delete form.dataset.key
-      for (const each of told.errors?.length ? told.errors : [{ path: '', message: told.detail }]) {
-        fault(form, each.path, each.message)
-      }
+      for (const { path, code, message } of told.errors ?? []) fault(form, path, explain('fault', code, message))
+      if (!told.errors?.length) fault(form, null, explain('problem', told.code, told.detail))
     }
     form.querySelector('[aria-invalid]')?.focus()
     return false
@@ -206,7 +205,7 @@ async function tell(act, shown, first) {
 }
 
 function ending(command) {
-  if (command.state !== 'done') return say(command.state) + (command.error ? `: ${command.error.message}` : '')
+  if (command.state !== 'done') return say(command.state) + (command.error ? `: ${explain('error', command.error.code, command.error.message)}` : '')
   const ms = new Date(command.timeline.at(-1).at) - new Date(command.issued_at)
   const said = [say('done on {node} in {ms} ms', { node: command.node, ms })]
   const { receipts = [], missing_nodes: missing = [] } = command
@@ -224,7 +223,7 @@ function undo(act, shown) {
     const { answer, told } = await call(act, act.body)
     if (!answer?.ok) {
       button.disabled = false
-      return card('bad', told.detail)
+      return card('bad', explain('problem', told.code, told.detail))
     }
     shown.box.remove()
     follow(act, act.body, told)

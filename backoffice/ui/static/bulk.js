@@ -3,7 +3,7 @@
 import { call } from './call.js'
 import { card, make, smallButton } from './cards.js'
 import { refresh } from './live.js'
-import { say } from './words.js'
+import { explain, say } from './words.js'
 
 const MOST_LOOKS = 50 // calls of a dry run
 
@@ -21,7 +21,7 @@ export function dryRun(act, form, body) {
     for (let cursor = undefined, looks = 0; cursor !== null && looks < MOST_LOOKS && !problem; looks++) {
       const { answer, told } = await call(act, { ...sent, cursor }, { query: '?dry_run=1' })
       if (answer?.ok) add(sum, told)
-      else problem = told.detail
+      else problem = explain('problem', told.code, told.detail)
       cursor = told.next_cursor ?? null
       said.textContent = problem ?? `${say('Nothing was done yet.')} ${counts(sum, say('{n} would be done', { n: sum.done }))}`
       said.hidden = false
@@ -45,7 +45,7 @@ export function goOn(act, sent, first, sum = nothing()) {
       const next = { ...sent, cursor }
       const { answer, told } = await call(act, next)
       button.disabled = false
-      if (!answer?.ok) return tell(told.detail)
+      if (!answer?.ok) return tell(explain('problem', told.code, told.detail))
       shown.box.remove()
       goOn(act, next, told, sum)
     }))
@@ -59,7 +59,7 @@ export function goOn(act, sent, first, sum = nothing()) {
       if (stopped) return rest('warn', cursor, say('stopped'))
       tell(say('handling'))
       const next = await call(act, { ...sent, cursor })
-      if (!next.answer?.ok) return rest('bad', cursor, next.told.detail)
+      if (!next.answer?.ok) return rest('bad', cursor, explain('problem', next.told.code, next.told.detail))
       told = next.told
     }
     stop.remove()

@@ -16,3 +16,9 @@ export function ago(date) {
   const n = Math.round(Math.abs(seconds) / size)
   return say(seconds >= -0.5 ? `{n} ${unit} ago` : `in {n} ${unit}`, { n })
 }
+
+// What the API says in English under a code: in the reader's language first, where there is one.
+export function explain(kind, code, message) {
+  const said = known[`${kind}:${code}`]
+  return said ? `${said} (${message})` : message
+}
