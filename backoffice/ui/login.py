@@ -96,7 +96,10 @@ async def _form(request: web.Request) -> MultiDictProxy[Any]:
         raise Problem("too_large", f"a form has at most {FORM_BYTES} bytes")
     if request.content_type != "application/x-www-form-urlencoded":
         raise Problem("unsupported_media_type", "send a form")
-    return await request.post()
+    try:
+        return await request.post()
+    except (ValueError, LookupError):  # bytes that are not in its charset, a charset that nobody knows, too many fields
+        raise Problem("malformed", "the form cannot be read") from None
 
 
 def _text(form: MultiDictProxy[Any], name: str) -> str:

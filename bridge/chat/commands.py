@@ -31,7 +31,8 @@ def _time(value: object) -> int:
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 # Kept as ms since the epoch. One validator, not a union: a fault then has one path.
-Time = Annotated[int, PlainValidator(_time, json_schema_input_type=str | int)]
+_Written = Annotated[str, Field(json_schema_extra={"format": "date-time"})] | Annotated[int, Field(ge=0, lt=1 << 53)]
+Time = Annotated[int, PlainValidator(_time, json_schema_input_type=_Written)]
 MessageId = Annotated[str, Field(pattern=r"^[0-9]{1,16}-[0-9a-f]{6,32}$")]
 
 

@@ -16,7 +16,7 @@ QUICK_TYPES = "member.mute message.delete notice.post room.open user.warn"
 FULL = ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "100", "--generation-database", "none")
 # A stream of events goes on: what came within a moment is looked at.
 CONFIG = """
-request-timeout = 20
+request-timeout = 35
 continue-on-failure = true
 [[operations]]
 include-path = "/live"
