@@ -179,9 +179,9 @@ async def in_node() -> AsyncIterator[JsClient]:
 
 
 @contextlib.asynccontextmanager
-async def launched() -> AsyncIterator[Browser]:
+async def launched(*options: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=[*CHROMIUM_OPTIONS, *options])
         try:
             yield browser
         finally:
