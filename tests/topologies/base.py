@@ -170,6 +170,10 @@ class Topology(ABC):
         await self.flush()
         await self.flush_scripts()
         await self.healthy()
+        await until(self._empty, what="the replicas are empty as well")
+
+    async def _empty(self) -> bool:
+        return not any(await asyncio.gather(*(ask(server, "DBSIZE") for server in self.servers)))
 
     async def configure(self, **options: str) -> None:
         """Set options of all servers that hold data (``_`` for ``-``)."""
