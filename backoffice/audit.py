@@ -11,27 +11,31 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backoffice.bulk import Insert
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import audit, audit_heads
-from bridge.chain import FIRST_PREV, Entry, digest
+from bridge.chain import FIRST_PREV, Entry, seal
 
 INTENT = "intended"  # the result of an entry that is written before the effect
 MAX_WAITING = 20_000  # entries that wait for the database; beyond it writes are refused
-_AT_ONCE = 1000  # entries a transaction
+RESULTS_WAIT_S = 0.02  # for intents, to be written with them
+_AT_ONCE = 1000  # entries a transaction, and what the last of its callers has beyond
 _TRIES = 5  # of a transaction where another process writes the same chain
+_ENTRIES = Insert(audit, Entry._fields)
+_HEADS = Insert(audit_heads, audit_heads.c.keys(), over="chain")
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(NamedTuple):
     """What somebody wants to do, to one target."""
 
     by: str
@@ -39,16 +43,25 @@ class Act:
     target: str
     address: str
     request_id: str
-    reason: str | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
+    reason: str | None
+    detail: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Line:
+    """An entry that is to be written."""
+
+    act: Act
+    detail: str
+    result: str
+    of: Line | None  # whose result it tells
+    at: int
+    seq: int | None = None  # None: it is not on disk
 
 
 class _Waiting(NamedTuple):
-    act: Act
-    result: str
-    of: asyncio.Future[int] | None
-    at: int
-    written: asyncio.Future[int]  # its seq, once it is on disk
+    lines: Sequence[Line]
+    written: asyncio.Future[None] | None  # None: nobody waits
 
 
 class Audit:
@@ -58,108 +71,136 @@ class Audit:
         self.chain = chain
         self._records = records
         self._waiting: deque[_Waiting] = deque()
+        self._count = 0  # entries that wait
         self._stirred = asyncio.Event()
+        self._soon: asyncio.TimerHandle | None = None
         self._head: tuple[int, str] | None = None  # seq and hash; None: to be read
 
-    async def intend(self, acts: Sequence[Act]) -> list[asyncio.Future[int]]:
+    async def intend(self, acts: Sequence[Act]) -> list[Line]:
         """Write that these are about to be done; on disk when this returns. Raises RecordsUnavailable.
 
         The answer is what ``conclude`` takes, in the order of the acts.
         """
-        return await self._write([(act, INTENT, None) for act in acts])
+        return await self._write(acts, INTENT)
 
     async def refuse(self, act: Act, result: str) -> None:
         """Write that this was wanted and will not be done. Raises RecordsUnavailable."""
-        await self._write([(act, result, None)])
+        await self._write((act,), result)
 
-    def conclude(self, act: Act, of: asyncio.Future[int], result: str) -> None:
+    def conclude(self, of: Line, result: str) -> None:
         """Tell what came of an intent; written soon. While the database is away the oldest of these wait, bounded."""
-        if len(self._waiting) < MAX_WAITING:
-            self._put(act, result, of)
+        if self._count < MAX_WAITING:
+            self._put(_Waiting((Line(of.act, of.detail, result[:200], of, _now_ms()),), None))
+            if self._soon is None:
+                self._soon = asyncio.get_running_loop().call_later(RESULTS_WAIT_S, self._stirred.set)
 
     async def run(self) -> None:
         """Write what is put in, until cancelled; what waits then is written first."""
+        draining: asyncio.Task[None] | None = None
         try:
             while True:
                 await self._stirred.wait()
-                self._stirred.clear()
-                await self._drain()
+                draining = asyncio.create_task(self._drain(), name="audit")
+                await asyncio.shield(draining)  # a transaction that has begun ends
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
+                    if draining is not None:
+                        await draining
                     await self._drain()
-            self._fail(RecordsUnavailable("the back office stops"))
+            self._fail(self._waiting, RecordsUnavailable("the back office stops"))
 
-    async def _write(self, wanted: Sequence[tuple[Act, str, None]]) -> list[asyncio.Future[int]]:
-        if len(self._waiting) + len(wanted) > MAX_WAITING:
+    async def _write(self, acts: Sequence[Act], result: str) -> list[Line]:
+        if self._count + len(acts) > MAX_WAITING:
             raise RecordsUnavailable("too much waits to be written to the audit chain")
-        written = [self._put(act, result, of) for act, result, of in wanted]
-        await asyncio.wait(written[-1:])  # they are written in order
-        for each in written:
-            each.result()
-        return written
-
-    def _put(self, act: Act, result: str, of: asyncio.Future[int] | None) -> asyncio.Future[int]:
-        written = asyncio.get_running_loop().create_future()
-        written.add_done_callback(_heard)
-        self._waiting.append(_Waiting(act, result[:200], of, int(time.time() * 1000), written))
+        now = _now_ms()
+        lines = [Line(act, orjson.dumps(act.detail).decode(), result[:200], None, now) for act in acts]
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(_Waiting(lines, written))
         self._stirred.set()
-        return written
+        await written
+        return lines
+
+    def _put(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._count += len(waiting.lines)
 
     async def _drain(self) -> None:
+        self._stirred.clear()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+            group = self._next_group()
             try:
-                entries = await self._commit(batch)
+                await self._commit([line for waiting in group for line in waiting.lines])
             except RecordsUnavailable as error:
                 self._head = None
-                for each in batch:
-                    each.written.set_exception(error)
+                self._fail(group, error)
             else:
-                for each, entry in zip(batch, entries, strict=True):
-                    each.written.set_result(entry.seq)
+                for _, written in group:
+                    if written is not None and not written.done():
+                        written.set_result(None)
 
-    async def _commit(self, batch: Sequence[_Waiting]) -> list[Entry]:
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting and size < _AT_ONCE:
+            group.append(self._waiting.popleft())
+            size += len(group[-1].lines)
+        self._count -= size
+        return group
+
+    async def _commit(self, lines: Sequence[Line]) -> None:
         for left in reversed(range(_TRIES)):
             try:
-                async with self._records.writing() as connection:
-                    if self._head is None:
-                        self._head = await _read_head(connection, self.chain)
-                    entries = _chained(self.chain, self._head, batch)
-                    await connection.execute(insert(audit), [entry._asdict() for entry in entries])
-                    await _write_head(connection, entries[-1])
+                first, self._head = await self._records.transact(partial(_append, self.chain, self._head, lines))
             except RecordsUnavailable as error:
                 self._head = None
                 if not left or not isinstance(error.__cause__, IntegrityError):
                     raise
                 continue  # another process went on with this chain
-            self._head = entries[-1].seq, entries[-1].hash
-            return entries
+            for seq, line in enumerate(lines, first):
+                line.seq = seq
+            return
         raise AssertionError("unreachable")
 
-    def _fail(self, error: Exception) -> None:
-        while self._waiting:
-            self._waiting.popleft().written.set_exception(error)
+    def _fail(self, group: Sequence[_Waiting], error: Exception) -> None:
+        for _, written in group:
+            if written is not None and not written.done():
+                written.set_exception(error)
 
 
-def _heard(written: asyncio.Future[int]) -> None:
-    """Somebody who concludes does not wait; asyncio shall not call that a failure nobody looked at."""
-    if not written.cancelled():
-        written.exception()
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
-def _chained(chain: str, head: tuple[int, str], batch: Iterable[_Waiting]) -> list[Entry]:
+def _append(
+    chain: str, head: tuple[int, str] | None, lines: Sequence[Line], connection: Connection
+) -> tuple[int, tuple[int, str]]:
+    """The first entry's seq, and the chain's new head."""
+    if head is None:
+        head = _read_head(connection, chain)
+    rows = _chained(chain, head, lines)
+    _ENTRIES.write(connection, rows)
+    new_head = head[0] + len(rows), rows[-1][-1]
+    _HEADS.write(connection, [(chain, *new_head)])
+    return head[0] + 1, new_head
+
+
+def _chained(chain: str, head: tuple[int, str], lines: Sequence[Line]) -> list[tuple[Any, ...]]:
+    """Rows of entries."""
     seq, prev = head
-    entries: list[Entry] = []
-    for each in batch:
+    rows: list[tuple[Any, ...]] = []
+    for line in lines:
         seq += 1
-        of = each.of.result() if each.of is not None and each.of.done() and each.of.exception() is None else None
-        act = each.act
-        entry = Entry(chain, seq, each.at, act.by, act.action, act.target[:200], act.reason, act.address,
-                      act.request_id, each.result, of, orjson.dumps(act.detail).decode(), prev, "")  # fmt: skip
-        prev = digest(entry)
-        entries.append(entry._replace(hash=prev))
-    return entries
+        by, action, target, address, request_id, reason, _ = line.act
+        of = line.of.seq if line.of is not None else None
+        values = (chain, seq, line.at, by, action, target[:200], reason, address, request_id, line.result, of,
+                  line.detail, prev)  # fmt: skip
+        prev = seal(values)
+        rows.append((*values, prev))
+    return rows
 
 
 async def entries_of(connection: AsyncConnection) -> AsyncIterator[Entry]:
@@ -170,15 +211,7 @@ async def entries_of(connection: AsyncConnection) -> AsyncIterator[Entry]:
         yield Entry(*row)
 
 
-async def _read_head(connection: AsyncConnection, chain: str) -> tuple[int, str]:
+def _read_head(connection: Connection, chain: str) -> tuple[int, str]:
     last = select(audit.c.seq, audit.c.hash).where(audit.c.chain == chain).order_by(audit.c.seq.desc()).limit(1)
-    found = (await connection.execute(last)).first()
+    found = connection.execute(last).first()
     return (found.seq, found.hash) if found is not None else (0, FIRST_PREV)
-
-
-async def _write_head(connection: AsyncConnection, entry: Entry) -> None:
-    known = audit_heads.c.chain == entry.chain
-    values = {"seq": entry.seq, "hash": entry.hash}
-    changed = await connection.execute(audit_heads.update().where(known).values(values))
-    if changed.rowcount == 0:
-        await connection.execute(insert(audit_heads).values(chain=entry.chain, **values))

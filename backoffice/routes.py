@@ -91,11 +91,11 @@ class Call(Generic[Q, B]):
         try:
             yield
         except BaseException as error:
-            for act, intent in zip(acts, intents, strict=True):
-                audit.conclude(act, intent, _failure(error))
+            for intent in intents:
+                audit.conclude(intent, _failure(error))
             raise
-        for act, intent, deed in zip(acts, intents, deeds, strict=True):
-            audit.conclude(act, intent, deed.result)
+        for intent, deed in zip(intents, deeds, strict=True):
+            audit.conclude(intent, deed.result)
 
 
 def _act(request: web.Request, by: str, deed: Deed) -> Act:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -32,8 +32,13 @@ class Entry(NamedTuple):
 
 
 def digest(entry: Entry) -> str:
-    """SHA-256 of everything in the entry but its own hash, as a JSON array."""
-    return sha256(orjson.dumps(tuple(entry[:-1]))).hexdigest()
+    """What its hash has to be."""
+    return seal(entry[:-1])
+
+
+def seal(values: tuple[Any, ...]) -> str:
+    """SHA-256 of everything in an entry but its own hash, as a JSON array."""
+    return sha256(orjson.dumps(values)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -209,7 +210,7 @@ async def test_a_chain_is_continued_after_a_restart_and_holds(records: Records) 
         async for chain in running(Audit(records, "office")):
             for number in range(3):
                 [intent] = await chain.intend([act(number)])
-                chain.conclude(act(number), intent, "done")
+                chain.conclude(intent, "done")
     verifier = await verified(records)
     assert verifier.broken == []
     assert verifier.heads["office"][0] == 12
@@ -231,7 +232,7 @@ async def test_two_processes_may_write_one_chain_and_others_their_own(records: R
 async def test_what_waits_for_the_database_is_bounded(records: Records) -> None:
     chain = Audit(records, "office")  # nobody writes
     waiting = asyncio.create_task(chain.intend([act()] * MAX_WAITING))
-    await until(lambda: len(chain._waiting) == MAX_WAITING)
+    await until(lambda: chain._count == MAX_WAITING)
     with pytest.raises(RecordsUnavailable, match="too much"):
         await chain.intend([act()])
     waiting.cancel()
@@ -347,14 +348,14 @@ async def test_the_chain_is_written_many_entries_a_transaction(records: Records,
     commits = 0
     async with records.reading() as connection:
         assert (await connection.execute(select(func.count()).select_from(audit))).scalar_one() == 0
-    write = records.writing
+    transact = records.transact
 
-    def counted() -> object:
+    async def counted(work: Any) -> object:
         nonlocal commits
         commits += 1
-        return write()
+        return await transact(work)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "writing", counted)
+        patch.setattr(records, "transact", counted)
         await asyncio.gather(*(chain.intend([act(number)]) for number in range(500)))
     assert commits <= 3
