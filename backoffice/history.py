@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import ColumnElement, Table, func, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, func, select, tuple_
 
+from backoffice.bulk import Insert
 from backoffice.records import Records
 from backoffice.tables import commands, positions
 from bridge.client import Bridge
@@ -37,6 +36,9 @@ _TEXT_CHARS = 4000  # of reason and payload that a search for words looks at
 _SCAN_ROWS = 5_000  # of one look for words
 _SCAN_S = 0.3  # for all looks of one call
 _OPEN = "open"  # state of a row whose end nobody has told
+_ENDED = Insert(commands, commands.c.keys(), over="id")
+_ACCEPTED = Insert(commands, commands.c.keys(), over="id", keep=True)  # one that has ended is known already
+_POSITIONS = Insert(positions, positions.c.keys(), over="shard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,9 @@ class History:
             await self._ask_for_open()
 
     async def _write_accepted(self) -> None:
-        rows = [_row(self._waiting.popleft()) for _ in range(len(self._waiting))]
-        if rows:
-            async with self._records.writing() as connection:
-                statement = _dialect_insert(connection, commands).on_conflict_do_nothing()
-                await connection.execute(statement, rows)  # one that has ended is known already
+        waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
+        if waiting:
+            await self._records.transact(lambda connection: _ACCEPTED.write(connection, [*map(_row, waiting)]))
 
     async def _read_positions(self) -> dict[int, str]:
         async with self._records.reading() as connection:
@@ -134,7 +134,7 @@ class History:
             *(self._bridge.inspector.settled(s, last, READ_AT_ONCE) for s, last in read.items())
         )
         last_read: dict[int, str] = {}
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, tuple[Any, ...]] = {}
         for (shard, last), page in zip(read.items(), pages, strict=True):
             if last != "0" and page.first is not None and _order(page.first) > _order(last) and page.ended:
                 self._lost += 1
@@ -149,10 +149,12 @@ class History:
             self._ended([outcome for page in pages for _, outcome in page.ended])
         return any(len(page.ended) == READ_AT_ONCE for page in pages)
 
-    async def _write_ended(self, rows: Sequence[dict[str, Any]], last_read: dict[int, str]) -> None:
-        async with self._records.writing() as connection:
-            await _upsert(connection, commands, "id", rows)
-            await _upsert(connection, positions, "shard", [{"shard": s, "last": at} for s, at in last_read.items()])
+    async def _write_ended(self, rows: Sequence[tuple[Any, ...]], last_read: dict[int, str]) -> None:
+        def write(connection: Connection) -> None:
+            _ENDED.write(connection, rows)
+            _POSITIONS.write(connection, [*last_read.items()])
+
+        await self._records.transact(write)
 
     async def _ask_for_open(self) -> None:
         """Rows that should have ended by now: their outcomes tell what a capped record did not."""
@@ -163,8 +165,7 @@ class History:
         outcomes = await asyncio.gather(*(self._bridge.outcome(id) for id in ids))
         rows = [_row(outcome) for outcome in outcomes if outcome is not None and outcome.ended]
         if rows:
-            async with self._records.writing() as connection:
-                await _upsert(connection, commands, "id", rows)
+            await self._records.transact(lambda connection: _ENDED.write(connection, rows))
 
     # searching
 
@@ -236,24 +237,18 @@ def _words(text: str) -> ColumnElement[bool]:
     return func.lower(commands.c.text).contains(text.lower(), autoescape=True)
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: Outcome) -> tuple[Any, ...]:
+    """The columns of a command, in their order."""
     kind, _, id = outcome.subject.partition(":")
     payload = outcome.payload if isinstance(outcome.payload, dict) else {}
     user = id if kind == "user" else payload.get("user")
     text = f"{outcome.reason or ''}\n{orjson.dumps(outcome.payload).decode()}"
-    return {
-        "id": outcome.id,
-        "type": outcome.type[:64],
-        "subject": outcome.subject[:97],
-        "user": user[:64] if isinstance(user, str) else None,
-        "by": outcome.issued_by[:100],
-        "state": outcome.state if outcome.ended else _OPEN,
-        "node": outcome.node,
-        "issued_at": outcome.issued_at,
-        "ended_at": outcome.timeline[-1].at if outcome.ended and outcome.timeline else None,
-        "text": text[:_TEXT_CHARS].replace("\0", ""),
-        "data": orjson.dumps(asdict(outcome)).decode(),
-    }
+    return (
+        outcome.id, outcome.type[:64], outcome.subject[:97], user[:64] if isinstance(user, str) else None,
+        outcome.issued_by[:100], outcome.state if outcome.ended else _OPEN, outcome.node, outcome.issued_at,
+        outcome.timeline[-1].at if outcome.ended and outcome.timeline else None,
+        text[:_TEXT_CHARS].replace("\0", ""), orjson.dumps(outcome).decode(),
+    )  # fmt: skip
 
 
 def _outcome(data: str) -> Outcome:
@@ -261,18 +256,6 @@ def _outcome(data: str) -> Outcome:
     record["timeline"] = tuple(Step(**step) for step in record["timeline"])
     record["error"] = None if record["error"] is None else Failure(**record["error"])
     return Outcome(**record)
-
-
-async def _upsert(connection: AsyncConnection, table: Table, key: str, rows: Iterable[dict[str, Any]]) -> None:
-    listed = list(rows)
-    if listed:
-        statement = _dialect_insert(connection, table)
-        changes = {name: statement.excluded[name] for name in listed[0] if name != key}
-        await connection.execute(statement.on_conflict_do_update(index_elements=[key], set_=changes), listed)
-
-
-def _dialect_insert(connection: AsyncConnection, table: Table) -> Any:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def _back(entry: str) -> str:

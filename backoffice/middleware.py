@@ -10,13 +10,15 @@ from time import perf_counter
 
 import structlog
 from aiohttp import hdrs, web
+from multidict import istr
 
 from backoffice.metrics import Metrics
 from backoffice.problems import Problem, from_error
 from backoffice.routes import LABEL, REQUEST_ID
 from bridge.errors import BridgeError
 
-REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_ID_HEADER = istr("X-Request-Id")
+_CONTENT_TYPE_OPTIONS = istr("X-Content-Type-Options")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=@:-]{1,128}", re.ASCII)
 
 # HTTP errors that aiohttp answers by itself.
@@ -43,7 +45,7 @@ class Frame:
             headers = response.headers
             headers[REQUEST_ID_HEADER] = request_id
             headers[hdrs.SERVER] = "backoffice"
-            headers["X-Content-Type-Options"] = "nosniff"
+            headers[_CONTENT_TYPE_OPTIONS] = "nosniff"
             headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         self._metrics.answered(request.get(LABEL, "none"), response.status, perf_counter() - started)
         return response

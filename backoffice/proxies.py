@@ -55,7 +55,11 @@ class Proxies:
             return False
 
     def _trusts(self, address: str) -> bool:
-        return _is_address(address) and any(ip_address(address) in network for network in self._trusted)
+        return (
+            bool(self._trusted)
+            and _is_address(address)
+            and any(ip_address(address) in network for network in self._trusted)
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -74,7 +74,7 @@ class Records:
             raise _unavailable(error) from error
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """As ``writing``, for ``work`` that waits for nothing else: on SQLite one trip to a thread, not one a statement.
+        """As ``writing``, for ``work`` that waits for nothing else: on SQLite one trip to a thread for all of it.
 
         Whoever is cancelled meanwhile does not know whether it was done. Raises RecordsUnavailable.
         """

@@ -23,6 +23,7 @@ from typing import NamedTuple, Self, TypeVar
 
 from bridge.errors import Misconfigured, NotRecorded, Overloaded
 from bridge.journal_file import COLUMNS, INSERT, database, lock, remove, take
+from bridge.many_rows import in_statements
 
 MAX_ROWS = 500_000  # 120 s at 4,000 a second
 FULL_AGAIN_S = 5.0
@@ -99,13 +100,14 @@ class Journal:
         if self.count >= self.max_rows:
             raise Overloaded(self.count, self.max_rows, FULL_AGAIN_S)
 
-    async def add(self, row: Row) -> None:
-        """Return once the row is on disk. Raises NotRecorded where it cannot be written."""
+    async def add(self, row: Row, at: float | None = None) -> None:
+        """Return once the row is on disk, as of ``at`` (None: its own). Raises NotRecorded where it cannot be written."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
         # Their servers' clocks may go back, the order of acceptance does not; those of other publishers go between.
-        self._last = max(self._last, row.at)
-        self._waiting.append((row._replace(place=self._last), written))
+        at = row.at if at is None else at
+        self._last = max(self._last, at)
+        self._waiting.append((row._replace(at=at, place=self._last), written))
         self.count += 1
         if self._committing is None:
             self._committing = loop.create_task(self._commit_all(), name="journal")
@@ -232,8 +234,9 @@ class Journal:
     def _insert(self, rows: Sequence[Row]) -> int:
         """How many it had already: another try of their caller with the same key."""
         with self._db:
-            done = self._db.executemany(INSERT, [row[:-1] for row in rows])
-        return len(rows) - done.rowcount
+            statements = in_statements(INSERT, [row[:-1] for row in rows])
+            done = sum(self._db.execute(text, values).rowcount for text, values in statements)
+        return len(rows) - done
 
     def _prepare(self) -> None:
         named = self._db.execute("SELECT publisher FROM owner").fetchone()

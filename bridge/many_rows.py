@@ -6,6 +6,7 @@ The numbers of rows are powers of two, so that few statements stay prepared.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,7 @@ def in_statements(insert: str, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[
         start += count
 
 
+@lru_cache(100)
 def _for_many(insert: str, count: int) -> str:
     head, _, rest = insert.partition("VALUES (")
     one, _, tail = rest.partition(")")

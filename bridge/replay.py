@@ -123,7 +123,7 @@ class Replay:
         if accepted is not None:
             if journal is not self.journal:
                 raise NotRecorded("Redis became another installation's while the command was accepted")
-            await journal.add(accepted._replace(at=self._accepted_at(accepted)))
+            await journal.add(accepted, self._accepted_at(accepted))
             if self._known.get(accepted.shard) != accepted.incarnation:  # another server took its place meanwhile
                 self._known.pop(accepted.shard, None)
                 self._stale.add(accepted.shard)

@@ -129,7 +129,7 @@ class Trial:
 @pytest.fixture
 async def chat(own_server: Server) -> AsyncIterator[Installation]:
     installation = Installation(own_server, shards=SHARDS)
-    installation.expected.append("\"alarm\"")  # nobody handles what is accepted
+    installation.expected.append('"alarm"')  # nobody handles what is accepted
     yield installation
     await installation.destroy()
     assert not installation.complaints()
