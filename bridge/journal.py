@@ -101,7 +101,7 @@ class Journal:
             raise Overloaded(self.count, self.max_rows, FULL_AGAIN_S)
 
     async def add(self, row: Row, at: float | None = None) -> None:
-        """Return once the row is on disk, as of ``at`` (None: its own). Raises NotRecorded where it cannot be written."""
+        """Return once the row is on disk, as of ``at`` (None: its own). Raises NotRecorded if it cannot be written."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
         # Their servers' clocks may go back, the order of acceptance does not; those of other publishers go between.

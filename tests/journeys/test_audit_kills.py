@@ -15,6 +15,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -31,9 +32,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 SHARDS: Final = 4
 CALLERS: Final = 16
+BATCH: Final = 100  # whose intents take a while to be written: a kill comes before that
 LIFE_S: Final = (0.05, 0.5)  # of a back office under load, until it is killed
+Refusal = tuple[str, str | int, dict[str, Any], tuple[int, str]]
 # What is refused: by whom it is asked for, and with what answer.
-REFUSALS: Final = (
+REFUSALS: Final[tuple[Refusal, ...]] = (
     ("viewer", "room.open", {"title": "R"}, (403, "forbidden")),  # by the route
     ("moderator", "room.freeze", {}, (403, "forbidden")),  # by the type
     ("operator", "room.open", {"title": 7}, (422, "invalid")),  # by the type's model
@@ -62,37 +65,59 @@ class Trial:
         self._numbers = itertools.count()
         self._serving = asyncio.Event()
         self._over = False
+        self._calls = AsyncExitStack()
+        self._apis: dict[str, RestApi] = {}
 
     async def run(self, kills: int) -> None:
-        await self._chat.start_backoffice()
-        self._serving.set()
-        async with asyncio.TaskGroup() as callers:
+        async with self._calls, asyncio.TaskGroup() as callers:
+            await self._serve()
             for _ in range(CALLERS):
                 callers.create_task(self._ask_on())
             for _ in range(kills):
                 await elapsed(self._chance.uniform(*LIFE_S))
                 self._serving.clear()
                 assert await self._chat.backoffice.stop(signal.SIGKILL) != 0
-                await self._chat.start_backoffice()
-                self._serving.set()
+                await self._serve()
+            for refusal in REFUSALS:
+                await self._refuse(next(self._numbers), refusal)
+            await self._cancel_twice(next(self._numbers))
             self._over = True
+
+    async def _serve(self) -> None:
+        await self._chat.start_backoffice()
+        for role, token in TOKENS.items():
+            calls = RestApi.connect(self._chat.backoffice.url, token)
+            self._apis[role] = await self._calls.enter_async_context(calls)
+        self._serving.set()
 
     async def _ask_on(self) -> None:
         while not self._over:
             number = next(self._numbers)
-            ask = self._chance.choices((self._issue, self._refuse, self._cancel_twice), (6, 3, 1))[0]
+            kinds = (self._issue, self._issue_many, self._refuse, self._cancel_twice)
+            ask = self._chance.choices(kinds, (4, 4, 3, 1))[0]
             await ask(number)
 
     async def _issue(self, number: int) -> str:
-        key, subject = f"key-{number}", f"room:r{number % 50}"
-        self.asked[key] = subject
-        body = {"type": "room.open", "subject": subject, "payload": {"title": "R"}}
+        key, body = self._command(number)
         id: str = (await self._call("operator", "POST", "/commands", body, key))["id"]
         assert self.accepted.setdefault(key, id) == id
         return id
 
-    async def _refuse(self, number: int) -> None:
-        role, type, payload, answer = self._chance.choice(REFUSALS)
+    async def _issue_many(self, _number: int) -> None:
+        commands = [self._command(next(self._numbers)) for _ in range(BATCH)]
+        body = {"commands": [{**command, "idempotency_key": key} for key, command in commands]}
+        answer = await self._call("operator", "POST", "/commands/batch", body)
+        for (key, _), result in zip(commands, answer["results"], strict=True):
+            assert self.accepted.setdefault(key, result["id"]) == result["id"]
+
+    def _command(self, number: int) -> tuple[str, dict[str, Any]]:
+        """Its idempotency key and its body."""
+        key, subject = f"key-{number}", f"room:r{number % 50}"
+        self.asked[key] = subject
+        return key, {"type": "room.open", "subject": subject, "payload": {"title": "R"}}
+
+    async def _refuse(self, number: int, refusal: Refusal | None = None) -> None:
+        role, type, payload, answer = refusal or self._chance.choice(REFUSALS)
         body = {"type": type, "subject": f"room:r{number % 50}", "payload": payload}
         await self._is_refused(answer, role, "POST", "/commands", body)
 
@@ -114,8 +139,7 @@ class Trial:
             request = f"request-{next(self._numbers)}"
             headers = {"X-Request-Id": request} | ({} if key is None else {"Idempotency-Key": key})
             try:
-                async with RestApi.connect(self._chat.backoffice.url, TOKENS[role]) as api:
-                    answer = await api.call(method, path, body, headers=headers)
+                answer = await self._apis[role].call(method, path, body, headers=headers)
             except NotAnswered:
                 self.unanswered += 1
             except Refused as refused:
@@ -128,7 +152,7 @@ class Trial:
 
 @pytest.fixture
 async def chat(own_server: Server) -> AsyncIterator[Installation]:
-    installation = Installation(own_server, shards=SHARDS)
+    installation = Installation(own_server, shards=SHARDS, backlog_limit=1_000_000)
     installation.expected.append('"alarm"')  # nobody handles what is accepted
     yield installation
     await installation.destroy()
