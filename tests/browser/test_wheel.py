@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("bridge", "backoffice", "chatserver")
 NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 _NAMED = re.compile(
-    r"""(?:href|src)="([^"#]+)"|\bfrom\s+['"](\.[^'"]+)['"]|\bimport\(['"](\.[^'"]+)|url\(['"]?([^'")]+)"""
+    r"""(?:href|src)="([^"#]+)"|\bfrom\s+['"]([./][^'"]+)['"]|\bimport\(['"](\.[^'"]+)|url\(['"]?([^'")]+)"""
 )
 expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 
