@@ -8,7 +8,10 @@ from ssl import SSLContext
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
+from yarl import URL
 
+from backoffice.groups import Groups
+from backoffice.oidc import Provider, is_private
 from backoffice.operators import Tokens
 from backoffice.passwords import MAX_CHARS, MIN_CHARS
 from backoffice.proxies import Proxies, is_loopback
@@ -30,6 +33,11 @@ class BackofficeSettings(Settings):
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///backoffice-data/backoffice.sqlite3")
     admin_password: SecretStr | None = None  # of the first admin; None: one is made up, and told at the first start
     trusted_proxies: str | None = None  # addresses and networks whose X-Forwarded-For and -Proto are believed
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None  # None: the provider knows this client as a public one
+    oidc_roles: str | None = None  # which group of which claim has which role
+    oidc_scopes: str = Field("openid profile email", pattern=r"^(.* )?openid( .*)?$")
+    oidc_issuer: str | None = Field(None, validate_default=True)  # None: passwords only
     tls_certificate: Path | None = None  # both, or none
     tls_key: Path | None = Field(None, validate_default=True)
     published_on: str | None = None  # of a container's port
@@ -101,6 +109,38 @@ class BackofficeSettings(Settings):
                 "BACKOFFICE_PUBLISHED_ON=127.0.0.1 where a container's port is published there only"
             )
         return value
+
+    @field_validator("oidc_roles")
+    @classmethod
+    def _groups(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                Groups.parse(value)
+        except Misconfigured as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _provider(cls, value: str | None, info: ValidationInfo) -> str | None:
+        given = [name for name in ("oidc_client_id", "oidc_client_secret", "oidc_roles") if info.data.get(name)]
+        if value is None:
+            if given:
+                raise ValueError(f"BACKOFFICE_{given[0].upper()} is for a login provider; set its address, too")
+            return None
+        if not {"oidc_client_id", "oidc_roles"} <= set(given):
+            raise ValueError("a login provider takes BACKOFFICE_OIDC_CLIENT_ID and BACKOFFICE_OIDC_ROLES, too")
+        url = URL(value)
+        if not is_private(url) or url.query_string or url.fragment or url.user:
+            raise ValueError("write https://HOST/PATH, as the provider's own documents have it (http on loopback only)")
+        return value
+
+    @property
+    def provider(self) -> Provider | None:
+        if self.oidc_issuer is None or self.oidc_client_id is None or self.oidc_roles is None:
+            return None
+        secret = None if self.oidc_client_secret is None else self.oidc_client_secret.get_secret_value()
+        return Provider(self.oidc_issuer, self.oidc_client_id, secret, Groups.parse(self.oidc_roles), self.oidc_scopes)
 
     @property
     def tls(self) -> SSLContext | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backoffice.operators import Caller, Role
 from backoffice.passwords import Passwords, new_password
@@ -113,7 +114,8 @@ class People:
     ) -> Operator:
         """Change what is given; whatever it is, their sessions end. A new password has to be changed at login.
 
-        Raises NotFound, and Conflict where nobody would be left who is admin.
+        Raises NotFound, and Conflict where nobody would be left who is admin, or who logs in elsewhere would have a
+        password.
         """
         values: dict[str, Any] = {} if role is None else {"role": str(role)}
         if disabled is not None:
@@ -126,6 +128,8 @@ class People:
             row = (await connection.execute(select(operators).where(operators.c.name == name))).first()
             if row is None:
                 raise NotFound(f"no operator {name!r}")
+            if row.subject is not None and password is not None:
+                raise Conflict(f"{name} logs in at the login provider, and has no password here")
             admins = operators.c.role == str(Role.ADMIN), operators.c.disabled.is_(False)
             if not (await connection.execute(select(func.count()).select_from(operators).where(*admins))).scalar_one():
                 raise Conflict(f"{name} is the last admin; make another one first")
@@ -152,18 +156,48 @@ class People:
         hashed = await self._fits(name, password)
         if hashed is None:
             return None
-        secret, now = secrets.token_urlsafe(32), _now()
-        row = {"digest": _digest(secret), "operator": name, "created_at": now, "seen_at": now,
-               "expires_at": now + SESSION_S * 1000, "address": address[:64], "agent": agent[:200]}  # fmt: skip
         async with self._records.writing() as connection:
-            await connection.execute(delete(sessions).where(sessions.c.expires_at <= now))
+            await _clear(connection)
             # Whoever was changed since the password was checked does not get in by what held before.
             same = operators.c.name == name, operators.c.password == hashed, operators.c.disabled.is_(False)
             found = (await connection.execute(select(operators).where(*same).with_for_update(read=True))).first()
             if found is None:
                 return None
-            await connection.execute(insert(sessions).values(row))
-        return secret, _operator(found)
+            return await _begin(connection, name, address, agent), _operator(found)
+
+    async def called(self, subject: str, names: Sequence[str]) -> str:
+        """What somebody is called here whom the login provider knows: as before, or else the first name that is free.
+
+        A name that is taken stays with whom it belongs to, as the provider might let people choose theirs.
+        """
+        async with self._records.reading() as connection:
+            known = select(operators.c.name).where(operators.c.subject == subject)
+            if name := (await connection.execute(known)).scalar_one_or_none():
+                return str(name)
+            taken = set(
+                (await connection.execute(select(operators.c.name).where(operators.c.name.in_(names)))).scalars()
+            )
+        return next((name for name in names if name not in taken), names[-1])
+
+    async def enter(self, subject: str, name: str, role: Role, *, address: str, agent: str) -> str | None:
+        """A session's secret for somebody whom the login provider knows; None: they are disabled here.
+
+        They are made an operator at the first login. Another role than at the last one ends their other sessions.
+        """
+        async with self._records.writing() as connection:
+            await _clear(connection)
+            mine = operators.c.subject == subject
+            found = (await connection.execute(select(operators).where(mine).with_for_update())).first()
+            if found is None:
+                row = {"name": name, "role": str(role), "password": "", "must_change": False, "disabled": False,
+                       "created_at": _now(), "subject": subject}  # fmt: skip
+                await connection.execute(insert(operators).values(row))
+            elif found.disabled:
+                return None
+            elif found.role != str(role):
+                await connection.execute(update(operators).where(mine).values(role=str(role)))
+                await connection.execute(delete(sessions).where(sessions.c.operator == found.name))
+            return await _begin(connection, found.name if found else name, address, agent)
 
     async def session(self, secret: str) -> Session | None:
         """Whose session this is; None where it ended, was ended, or never was."""
@@ -235,6 +269,19 @@ class People:
         async with self._records.reading() as connection:
             hashed = (await connection.execute(query)).scalar_one_or_none()
         return hashed if await self._passwords.fits(password, hashed) else None
+
+
+async def _clear(connection: AsyncConnection) -> None:
+    """First of all in a transaction: so no other one writes beside it where the database is a file."""
+    await connection.execute(delete(sessions).where(sessions.c.expires_at <= _now()))
+
+
+async def _begin(connection: AsyncConnection, name: str, address: str, agent: str) -> str:
+    secret, now = secrets.token_urlsafe(32), _now()
+    row = {"digest": _digest(secret), "operator": name, "created_at": now, "seen_at": now,
+           "expires_at": now + SESSION_S * 1000, "address": address[:64], "agent": agent[:200]}  # fmt: skip
+    await connection.execute(insert(sessions).values(row))
+    return secret
 
 
 def _alive(now: int) -> ColumnElement[bool]:

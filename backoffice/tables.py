@@ -18,10 +18,12 @@ operators = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("role", String(16), nullable=False),
-    Column("password", String(200), nullable=False),  # argon2id, encoded with its parameters
+    Column("password", String(200), nullable=False),  # argon2id, encoded with its parameters; empty: none fits
     Column("must_change", Boolean, nullable=False),  # the password is good for choosing another one only
     Column("disabled", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("subject", String(64)),  # whom the login provider knows: SHA-256 of its name and its name for them
+    Index("uq_operators_subject", "subject", unique=True),
 )
 
 tokens = Table(

@@ -70,7 +70,7 @@ async def log_in(call: Call[NoQuery, LogIn]) -> web.Response:
     address, wanted = access.proxies.address(request), call.body
     name = wanted.name if re.fullmatch(NAME, wanted.name) else "-"
     keys = logins.keys(name, address)
-    _count_try(logins.throttle, *keys)
+    count_try(logins.throttle, *keys)
     deed = Deed("session.log_in", f"operator:{name}")
     async with call.audited(deed):
         session = await access.people.log_in(
@@ -100,7 +100,7 @@ async def choose_password(call: Call[NoQuery, NewPassword]) -> web.Response:
     key = f"password {name}"
     if call.body.new == call.body.old:
         raise invalid([Fault("/new", "same", "choose one that is not the old one")])
-    _count_try(throttle, key)
+    count_try(throttle, key)
     async with call.audited(Deed("session.choose_password", f"operator:{name}")):
         if not await access.people.choose_password(name, call.body.old, call.body.new):
             raise invalid([Fault("/old", "wrong", "this is not the old password")])
@@ -122,7 +122,7 @@ async def log_out(call: Call[Everywhere, None]) -> web.Response:
     return response
 
 
-def _count_try(throttle: Throttle, *keys: str) -> None:
+def count_try(throttle: Throttle, *keys: str) -> None:
     """Raises Problem if any of these has to wait. A try is a failure until it succeeds: others are made beside it."""
     wait = throttle.wait_s(*keys)
     if wait > 0:

@@ -31,14 +31,15 @@ from backoffice.ui import (
     rooms,
     sanctions,
     shards,
+    single_sign_on,
     system,
     user,
     users,
 )
 from backoffice.ui.words import AGO, AHEAD, N_, Words
 
-PAGES = (assets, login, overview, commands, issue, command, rooms, room, users, user, sanctions, announce, dead_letters,
-         dead_letter, nodes, shards, audit_chain, people, system)  # fmt: skip
+PAGES = (assets, login, single_sign_on, overview, commands, issue, command, rooms, room, users, user, sanctions,
+         announce, dead_letters, dead_letter, nodes, shards, audit_chain, people, system)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,12 @@ def add_to(app: web.Application, settings: BackofficeSettings) -> None:
     environment = aiohttp_jinja2.get_env(app)
     environment.filters.update(exact=exact, when=when)
     environment.globals.update(
-        asset=f"{assets.BASE}/", navigation=NAVIGATION, said=said, themes=THEME_NAMES, languages=LANGUAGE_NAMES
+        asset=f"{assets.BASE}/",
+        navigation=NAVIGATION,
+        said=said,
+        themes=THEME_NAMES,
+        languages=LANGUAGE_NAMES,
+        provider=settings.oidc_issuer is not None,
     )
     for page in PAGES:
         page.add_to(app)

@@ -58,6 +58,21 @@ def test_settings_come_from_the_environment_and_files(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    "issuer", ["http://login.example", "https://x/?a=b", "https://x/#a", "https://a:b@x", "x", "https:"]
+)
+def test_a_login_provider_is_reached_privately(monkeypatch: pytest.MonkeyPatch, issuer: str) -> None:
+    for name, value in (("CLIENT_ID", "office"), ("ROLES", "groups:a=admin"), ("CLIENT_SECRET", TOKEN)):
+        monkeypatch.setenv(f"BACKOFFICE_OIDC_{name}", value)
+    for fine in ("https://login.example/realms/chat", "http://127.0.0.1:9000", "http://localhost"):
+        monkeypatch.setenv("BACKOFFICE_OIDC_ISSUER", fine)
+        assert load(BackofficeSettings).provider is not None
+    monkeypatch.setenv("BACKOFFICE_OIDC_ISSUER", issuer)
+    with pytest.raises(Misconfigured, match=r"BACKOFFICE_OIDC_ISSUER=.*: write https://HOST/PATH") as refused:
+        load(BackofficeSettings)
+    assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "says"),
     [
         ("BACKOFFICE_PORT", "70000", "BACKOFFICE_PORT='70000'"),
@@ -73,6 +88,10 @@ def test_settings_come_from_the_environment_and_files(monkeypatch: pytest.Monkey
         ("BACKOFFICE_PUBLISHED_ON", "10.0.0.7", "BACKOFFICE_PUBLISHED_ON='10.0.0.7': it may be 127.0.0.1"),
         ("BACKOFFICE_TLS_CERTIFICATE", "/x", "BACKOFFICE_TLS_KEY=None: set both"),
         ("BACKOFFICE_TLS_KEY", "/x", "set both BACKOFFICE_TLS_CERTIFICATE and"),
+        ("BACKOFFICE_OIDC_ISSUER", "https://x", "BACKOFFICE_OIDC_ISSUER='https://x': .* BACKOFFICE_OIDC_ROLES"),
+        ("BACKOFFICE_OIDC_ROLES", "groups:a=admin", "BACKOFFICE_OIDC_ISSUER=None: BACKOFFICE_OIDC_ROLES is for"),
+        ("BACKOFFICE_OIDC_ROLES", "groups", "write CLAIM:GROUP=ROLE"),
+        ("BACKOFFICE_OIDC_SCOPES", "profile", "BACKOFFICE_OIDC_SCOPES='profile'"),
         ("BACKOFFICE_DEMO_CHAT_KEY", "short", "32 bytes"),
         ("BACKOFFICE_COLOUR", "red", "unknown setting BACKOFFICE_COLOUR"),
     ],
