@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
 
 import orjson
 from aiohttp import hdrs, web
@@ -26,6 +28,7 @@ BODY_BYTES = 1 << 20
 BATCH_BYTES = 8 << 20
 BODY_SECONDS = 5.0  # for a body to arrive in full
 IDEMPOTENCY_HEADER = "Idempotency-Key"
+_MOST_FIELDS = 50  # of a form
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _FIRST_INEXACT = 2.0**63
@@ -146,6 +149,22 @@ async def _read(request: web.BaseRequest, limit: int) -> bytes:
         raise Problem("timeout", f"the body did not arrive within {BODY_SECONDS:g} s") from None
     except web.RequestPayloadError as error:
         raise Problem("malformed", "the body is not framed as its headers say") from error
+
+
+async def read_form(request: web.Request, limit: int) -> Mapping[str, str]:
+    """The fields of a form that a page has sent; of two with one name the last. Raises Problem."""
+    check_encoding(request)
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise Problem("unsupported_media_type", "send a form")
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise Problem("malformed", "the form cannot be read: write it in UTF-8")
+    body = await _read(request, limit)
+    if body.count(b"&") >= _MOST_FIELDS:
+        raise Problem("too_large", f"a form has at most {_MOST_FIELDS} fields")
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True))
+    except UnicodeDecodeError:
+        raise Problem("malformed", "the form cannot be read: write it in UTF-8") from None
 
 
 async def _gather(request: web.BaseRequest, limit: int) -> bytes:

@@ -134,6 +134,8 @@ def add_bare(app: web.Application, method: str, path: str, handler: BareHandler,
             problem = error if isinstance(error, Problem) else from_error(error)
             response = render(request, words, "bare_problem.html", status=problem.status, problem=problem)
             response.headers.update(problem.headers)
+            if problem.code == "timeout":
+                response.force_close()  # nobody waits for the rest of its body
             return response
 
     if method == "GET":

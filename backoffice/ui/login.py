@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
-from multidict import MultiDictProxy
 
 from backoffice.access import caller_of, unauthorized
 from backoffice.api import session as api
-from backoffice.intake import Body, NoQuery, check, check_encoding
+from backoffice.intake import Body, NoQuery, check, read_form
 from backoffice.operators import Caller
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, invalid
@@ -32,7 +32,7 @@ async def show(request: web.Request, words: Words) -> web.StreamResponse:
 
 
 async def log_in(request: web.Request, words: Words) -> web.StreamResponse:
-    form = await _form(request)
+    form = await read_form(request, FORM_BYTES)
     name, next_ = _text(form, "name"), local(_text(form, "next"))
     try:
         body = _checked(api.LogIn, {"name": name, "password": _text(form, "password")})
@@ -49,7 +49,7 @@ async def password(page: Page) -> web.StreamResponse:
 
 async def choose_password(request: web.Request, words: Words) -> web.StreamResponse:
     session, caller = await _session(request, CHOOSE_PASSWORD)
-    form = await _form(request)
+    form = await read_form(request, FORM_BYTES)
     page = Page(request, session, words)
     try:
         if _text(form, "new") != _text(form, "again"):
@@ -64,7 +64,7 @@ async def choose_password(request: web.Request, words: Words) -> web.StreamRespo
 
 async def log_out(request: web.Request, _words: Words) -> web.StreamResponse:
     session, caller = await _session(request, LOG_OUT)
-    form = await _form(request)
+    form = await read_form(request, FORM_BYTES)
     which = api.Everywhere(everywhere=bool(_text(form, "everywhere")))
     answer = await api.log_out(Call(request, request.app[BRIDGE], caller, which, None, session))
     return _on("/login?out=1", answer)
@@ -72,7 +72,7 @@ async def log_out(request: web.Request, _words: Words) -> web.StreamResponse:
 
 async def prefer(request: web.Request, _words: Words) -> web.StreamResponse:
     """Looks and language, which are this browser's alone."""
-    form = await _form(request)
+    form = await read_form(request, FORM_BYTES)
     response = web.Response(status=303, headers={hdrs.LOCATION: local(_text(form, "next"))})
     for name, known in ((THEME_COOKIE, THEMES), (LANGUAGE_COOKIE, LANGUAGES)):
         if (value := _text(form, name)) in known:
@@ -90,20 +90,8 @@ async def _session(request: web.Request, action: str) -> tuple[Session, Caller]:
     return session, request[CALLER]
 
 
-async def _form(request: web.Request) -> MultiDictProxy[Any]:
-    check_encoding(request)
-    if (request.content_length or 0) > FORM_BYTES or request.content_length is None:
-        raise Problem("too_large", f"a form has at most {FORM_BYTES} bytes")
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise Problem("unsupported_media_type", "send a form")
-    try:
-        return await request.post()
-    except (ValueError, LookupError):  # bytes that are not in its charset, a charset that nobody knows, too many fields
-        raise Problem("malformed", "the form cannot be read") from None
-
-
-def _text(form: MultiDictProxy[Any], name: str) -> str:
-    return str(form.get(name, ""))
+def _text(form: Mapping[str, str], name: str) -> str:
+    return form.get(name, "")
 
 
 def _checked(model: type[Body], value: dict[str, Any]) -> Any:

@@ -15,6 +15,11 @@ HEAD = (
     b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n" % TOKENS["admin"].encode()
 )
 
+FORM_HEAD = (
+    b"POST /login HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: same-origin\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\n"
+)
+
 
 async def drip(api: Api, first: bytes) -> tuple[bytes, float]:
     """Send ``first``, then a byte now and then; what came back until the end, and how long that took."""
@@ -43,16 +48,18 @@ async def drip(api: Api, first: bytes) -> tuple[bytes, float]:
 
 
 async def test_slow_and_silent_clients_are_let_go_within_eight_seconds(api: Api) -> None:
-    silent, slow_head, slow_body, idle = await asyncio.gather(
+    silent, slow_head, slow_body, slow_form, idle = await asyncio.gather(
         drip(api, b""),
         drip(api, b"GET / HTTP/1.1\r\nX-Slow: "),
         drip(api, HEAD),
+        drip(api, FORM_HEAD),
         drip(api, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nG"),
     )
-    for _, seconds in (silent, slow_head, slow_body, idle):
+    for _, seconds in (silent, slow_head, slow_body, slow_form, idle):
         assert seconds < 8
     assert slow_body[0].startswith(b"HTTP/1.1 408 ")
     assert b'"code":"timeout"' in slow_body[0]
+    assert slow_form[0].startswith(b"HTTP/1.1 408 ")
     assert idle[0].startswith(b"HTTP/1.1 200 ")
 
 

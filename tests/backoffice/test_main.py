@@ -54,6 +54,11 @@ async def test_it_says_where_it_serves_and_stops_within_two_seconds(
                 return any(shard["length"] for shard in (await response.json())["items"])
 
         await until(accepted)
+        live = f"{told['url']}/api/v1/live?topics=nodes,shards,sample"
+        streams = [await session.get(live) for _ in range(3)]
+        for stream in streams[1:]:  # the first one reads nothing
+            await stream.content.readuntil(b"\nevent: ")
+        heard = [asyncio.create_task(stream.read()) for stream in streams[1:]]
         stopped = asyncio.get_running_loop().time()
         process.send_signal(number)
         async with asyncio.timeout(5):
@@ -61,6 +66,8 @@ async def test_it_says_where_it_serves_and_stops_within_two_seconds(
         assert asyncio.get_running_loop().time() - stopped < 2
         assert (await waiting).status == 202
         (await waiting).close()
+        await asyncio.gather(*heard)  # each was ended in good order
+        streams[0].close()
     assert process.returncode == 0, errors
     assert b"Traceback" not in errors
 
