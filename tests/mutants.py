@@ -36,6 +36,9 @@ CHECK = "tests/conformance/test_self_check.py"
 CLIENT = "tests/chat/test_client.py"
 AUDIT_KILLS = "tests/journeys/test_audit_kills.py"
 JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
+SIGN_ON, GUESSES, STOLEN, PRIVATE = (
+    f"tests/backoffice/test_{name}.py" for name in ("single_sign_on", "guesses", "stolen", "private")
+)
 BROWSER, IN_JS = "chatserver/static/client.js", "tests/browser/test_client.py"
 
 
@@ -288,6 +291,44 @@ MUTANTS = (
     Mutant(
         "a connection is reason to look", "bridge/self_check.py", "redis.on_connected(self._moved.set)", "pass",
         (CHECK,),
+    ),
+    Mutant(
+        "an ID token is of this login", "backoffice/oidc.py", 'if claims["nonce"] != attempt.nonce:', "if False:",
+        (SIGN_ON, "-k", "believed"),
+    ),
+    Mutant(
+        "an ID token is for this client", "backoffice/oidc.py", '"value": self._client_id}}', '"value": None}}',
+        (SIGN_ON, "-k", "believed"),
+    ),
+    Mutant(
+        "only the provider signs", "backoffice/oidc.py", "JWSRegistry(algorithms=ALGORITHMS)",
+        'JWSRegistry(algorithms=[*ALGORITHMS, "none", "HS256"])', (SIGN_ON, "-k", "believed"),
+    ),
+    Mutant(
+        "a login ends in the browser where it began", "backoffice/ui/single_sign_on.py",
+        'not compare_digest(given.get("state", "").encode(), attempt.state.encode())', "False",
+        (SIGN_ON, "-k", "refused or counts"),
+    ),
+    Mutant(
+        "guesses side by side", "backoffice/api/session.py", "throttle.failed(*keys)", "pass",
+        (GUESSES, "-k", "thousand"),
+    ),
+    Mutant(
+        "unknown names cost a hash", "backoffice/passwords.py",
+        "await self._run(_verify, password, hashed or _nobody) and hashed is not None",
+        "hashed is not None and await self._run(_verify, password, hashed)", (GUESSES, "-k", "thousand"),
+    ),
+    Mutant(
+        "a password that was changed meanwhile", "backoffice/people.py", "operators.c.password == hashed, ", "",
+        (STOLEN, "-k", "while_logging and sqlite"),
+    ),
+    Mutant(
+        "streams end with their session", "backoffice/access.py", "return await self.people.holds(session)",
+        "return True", (STOLEN, "-k", "disabled and sqlite"),
+    ),
+    Mutant(
+        "no session in plain HTTP beyond loopback", "backoffice/proxies.py",
+        'return is_loopback(URL(f"http://{request.host}").host or "")', "return True", (PRIVATE,),
     ),
 )  # fmt: skip
 

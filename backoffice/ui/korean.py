@@ -63,6 +63,7 @@ KOREAN: dict[str, str] = {
     "dark": "어둡게",
     # Logging in
     "Log in": "로그인",
+    "Single sign-on did not work.": "통합 인증(SSO)으로 로그인하지 못했습니다.",
     "Log in with single sign-on": "통합 인증(SSO)으로 로그인",
     "Log out": "로그아웃",
     "Log out everywhere": "모든 곳에서 로그아웃",

@@ -26,9 +26,14 @@ KEEP_S = 400 * 86_400
 
 
 async def show(request: web.Request, words: Words) -> web.StreamResponse:
-    if await request.app[ACCESS].session(request) is not None:
-        raise web.HTTPSeeOther(local(request.query.get("next")))
-    return render(request, words, "login.html", next=local(request.query.get("next")), name="", problem=None)
+    access, next_ = request.app[ACCESS], local(request.query.get("next"))
+    if await access.session(request) is not None:
+        raise web.HTTPSeeOther(next_)
+    try:
+        access.check_private(request)
+    except Problem as problem:  # before somebody sends a password
+        return render(request, words, "login.html", status=problem.status, next=next_, name="", problem=problem)
+    return render(request, words, "login.html", next=next_, name="", problem=None)
 
 
 async def log_in(request: web.Request, words: Words) -> web.StreamResponse:

@@ -91,7 +91,8 @@ async def _enter(provider: Provider, request: web.Request, person: Person, addre
 
 
 def _again(request: web.Request, words: Words, problem: Problem, next_: str) -> web.StreamResponse:
-    response = render(request, words, "login.html", status=problem.status, next=next_, name="", problem=problem)
+    context = {"next": next_, "name": "", "problem": problem, "elsewhere": True}
+    response = render(request, words, "login.html", status=problem.status, **context)
     response.headers.update(problem.headers)
     _remember(request.app[ACCESS], request, response, None)
     return response

@@ -51,10 +51,13 @@ async def test_in_plain_http_beyond_loopback_nobody_has_a_session(api: Api, host
 
 async def test_the_login_page_says_so(api: Api) -> None:
     headers = {**HERE, "Host": "office.example", "Content-Type": "application/x-www-form-urlencoded"}
-    answer = await api.as_(None).post("//login", data=urlencode(WHO).encode(), headers=headers)
-    assert answer.status == 403
-    assert b"log in over https" in answer.body
-    assert "Set-Cookie" not in answer.headers
+    for answer in (
+        await api.as_(None).get("//login", headers=headers),
+        await api.as_(None).post("//login", data=urlencode(WHO).encode(), headers=headers),
+    ):
+        assert answer.status == 403
+        assert b"log in over https" in answer.body
+        assert "Set-Cookie" not in answer.headers
 
 
 async def test_behind_a_trusted_proxy_the_cookie_is_for_https_alone(bridge_settings: BridgeSettings) -> None:

@@ -411,6 +411,9 @@ async def test_the_button_is_there_where_there_is_a_provider(api: Api, office: A
         assert 'href="/login/provider?next=/rooms"' in page
         assert "/login/provider" not in (await api.as_(None).get("//login", headers=headers)).body.decode()
     assert (await api.as_(None).get("//login/provider")).status == 404
+    failed = await office.as_(None).get(f"/{BACK}", headers={"Accept-Language": "ko"})
+    assert "로그인하지 못했습니다" in failed.body.decode()
+    assert "not begun in this browser" in failed.body.decode()
 
 
 def test_the_greatest_role_of_somebodys_groups_is_theirs() -> None:
