@@ -311,7 +311,7 @@ MUTANTS = (
     ),
     Mutant(
         "guesses side by side", "backoffice/api/session.py", "throttle.failed(*keys)", "pass",
-        (GUESSES, "-k", "thousand"),
+        (GUESSES, "-k", "own_address"),
     ),
     Mutant(
         "unknown names cost a hash", "backoffice/passwords.py",
