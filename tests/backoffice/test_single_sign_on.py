@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -355,7 +356,8 @@ async def test_a_provider_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr(oidc, "ANSWER_S", 0.1)
     provider.gate.clear()
     for _ in range(2):
-        assert (await browser.get(f"{browser.url}/login/provider"))[0] == 503
+        async with asyncio.timeout(15):
+            assert (await browser.get(f"{browser.url}/login/provider"))[0] == 503
     assert provider.asked == ["discovery"]  # the second time is too soon
     provider.gate.set()
 
