@@ -160,7 +160,7 @@ async def _connected(
         watch = Watch(bridge, Views(command_views.plain, nodes.view, alarms.view))
         history = History(app[RECORDS], bridge, ended=watch.ended)
         app[BRIDGE], app[HISTORY], app[WATCH] = bridge, history, watch
-        app[METRICS].watch(bridge)
+        app[METRICS].watch(bridge, lambda: history.progress.share)
         stops.append(events.listen(partial(_reread, history), inline=True))
         feeding = every(HISTORY_S, history.step, name="history", telemetry=events)
         watching = every(WATCH_S, watch.step, name="watch", telemetry=events)

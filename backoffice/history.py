@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import ColumnElement, Connection, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select, true, tuple_
 
 from backoffice.bulk import Insert
+from backoffice.catching_up import CatchingUp
 from backoffice.records import Records
 from backoffice.tables import commands, positions
 from bridge.client import Bridge
@@ -31,7 +33,10 @@ READ_AT_ONCE = 500  # ended commands of one shard
 MAX_WAITING = 10_000  # rows of accepted commands; beyond it their record brings them
 OVERLAP_MS = 60_000  # read again after a server was lost: its successor may have had the end of the record anew
 STALE_MS = 30_000  # an open row older than that is asked for by its id
+FIRST_LOOK = 50  # ended commands of each shard in a look at all of them; those that have more are read by themselves
+SHARDS_AT_ONCE = 8
 _ASKED_AT_ONCE = 100
+_ASKED_MOST = 2000  # open rows of one round
 _TEXT_CHARS = 4000  # of reason and payload that a search for words looks at
 _SCAN_ROWS = 5_000  # of one look for words
 _SCAN_S = 0.3  # for all looks of one call
@@ -70,8 +75,8 @@ class Found:
 class Progress:
     """How far the history is behind the records."""
 
-    behind: int  # ended commands that were not read yet, as far as is known
-    lost: int  # records that were capped before they were read
+    share: float  # of what the records held when feeding began; 1 once it has come to their end
+    lost: int  # times that a record was capped before it was read
     read: int
 
 
@@ -87,8 +92,9 @@ class History:
         self._records, self._bridge, self._ended = records, bridge, ended
         self._positions: dict[int, str] | None = None  # shard → last entry read; None: to be read
         self._waiting: deque[Outcome] = deque(maxlen=MAX_WAITING)
-        self._more = True  # the last look did not reach the end
+        self._catching_up = CatchingUp(range(bridge.shards))
         self._lost = self._read = 0
+        self._asked: tuple[int, str] | None = None  # the open row that was asked for last; None: begin with the oldest
         self._asked_at = 0.0
 
     def accepted(self, outcome: Outcome) -> None:
@@ -102,7 +108,7 @@ class History:
 
     @property
     def progress(self) -> Progress:
-        return Progress(READ_AT_ONCE if self._more else 0, self._lost, self._read)
+        return Progress(self._catching_up.share, self._lost, self._read)
 
     # feeding
 
@@ -111,9 +117,10 @@ class History:
         await self._write_accepted()
         if self._positions is None:
             self._positions = await self._read_positions()
-        self._more = True
-        while self._more:
-            self._more = await self._read_records(self._positions)
+        behind = await self._read_records(self._positions, list(self._positions), FIRST_LOOK)
+        while behind:
+            group, behind = behind[:SHARDS_AT_ONCE], behind[SHARDS_AT_ONCE:]
+            behind += await self._read_records(self._positions, group, READ_AT_ONCE)
         if time.monotonic() - self._asked_at > STALE_MS / 1000:
             self._asked_at = time.monotonic()
             await self._ask_for_open()
@@ -121,21 +128,20 @@ class History:
     async def _write_accepted(self) -> None:
         waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
         if waiting:
-            await self._records.transact(lambda connection: _ACCEPTED.write(connection, [*map(_row, waiting)]))
+            await self._records.transact(lambda connection: _ACCEPTED.write(connection, _in_order(map(_row, waiting))))
 
     async def _read_positions(self) -> dict[int, str]:
         async with self._records.reading() as connection:
             known = {row.shard: row.last for row in await connection.execute(select(positions))}
         return {shard: known.get(shard, "0") for shard in range(self._bridge.shards)}
 
-    async def _read_records(self, read: dict[int, str]) -> bool:
-        """One page of every shard; whether there may be more."""
-        pages = await asyncio.gather(
-            *(self._bridge.inspector.settled(s, last, READ_AT_ONCE) for s, last in read.items())
-        )
+    async def _read_records(self, read: dict[int, str], shards: Sequence[int], limit: int) -> list[int]:
+        """One page of each of these shards; those that may have more."""
+        pages = await asyncio.gather(*(self._bridge.inspector.settled(s, read[s], limit) for s in shards))
         last_read: dict[int, str] = {}
         rows: dict[str, tuple[Any, ...]] = {}
-        for (shard, last), page in zip(read.items(), pages, strict=True):
+        for shard, page in zip(shards, pages, strict=True):
+            last = read[shard]
             if last != "0" and page.first is not None and _order(page.first) > _order(last) and page.ended:
                 self._lost += 1
                 log.warning("part of the record was capped before it was read", shard=shard, since=last)
@@ -147,25 +153,45 @@ class History:
             read.update(last_read)
             self._read += len(rows)
             self._ended([outcome for page in pages for _, outcome in page.ended])
-        return any(len(page.ended) == READ_AT_ONCE for page in pages)
+        full = {shard: page.ended for shard, page in zip(shards, pages, strict=True) if len(page.ended) == limit}
+        await self._note(full, shards)
+        return list(full)
+
+    async def _note(self, full: Mapping[int, Sequence[tuple[str, Outcome]]], looked_at: Iterable[int]) -> None:
+        """How far that is: at the end of the records, but for the ``full`` pages."""
+        for shard in looked_at:
+            if shard not in full:
+                self._catching_up.ended(shard)
+        for shard, ended in full.items():
+            if self._catching_up.wants_end(shard):
+                last = await self._bridge.inspector.settled_last(shard)
+                self._catching_up.begins(shard, _order(ended[0][0])[0], _order(last)[0])
+            self._catching_up.reached(shard, _order(ended[-1][0])[0])
 
     async def _write_ended(self, rows: Sequence[tuple[Any, ...]], last_read: dict[int, str]) -> None:
         def write(connection: Connection) -> None:
-            _ENDED.write(connection, rows)
-            _POSITIONS.write(connection, [*last_read.items()])
+            _ENDED.write(connection, _in_order(rows))
+            _POSITIONS.write(connection, _in_order(last_read.items()))
 
         await self._records.transact(write)
 
     async def _ask_for_open(self) -> None:
         """Rows that should have ended by now: their outcomes tell what a capped record did not."""
         before = int(time.time() * 1000) - STALE_MS
-        open_ = select(commands.c.id).where(commands.c.state == _OPEN, commands.c.issued_at < before)
-        async with self._records.reading() as connection:
-            ids = (await connection.execute(open_.order_by(commands.c.issued_at).limit(_ASKED_AT_ONCE))).scalars().all()
+        for _ in range(_ASKED_MOST // _ASKED_AT_ONCE):
+            async with self._records.reading() as connection:
+                found = (await connection.execute(_open(before, self._asked))).all()
+            await self._ask_for([row.id for row in found])
+            # One that nobody knows any more stays open; those behind it have their turn all the same.
+            self._asked = (found[-1].issued_at, found[-1].id) if len(found) == _ASKED_AT_ONCE else None
+            if self._asked is None:
+                break
+
+    async def _ask_for(self, ids: Sequence[str]) -> None:
         outcomes = await asyncio.gather(*(self._bridge.outcome(id) for id in ids))
         rows = [_row(outcome) for outcome in outcomes if outcome is not None and outcome.ended]
         if rows:
-            await self._records.transact(lambda connection: _ENDED.write(connection, rows))
+            await self._records.transact(lambda connection: _ENDED.write(connection, _in_order(rows)))
 
     # searching
 
@@ -211,10 +237,20 @@ class History:
             return outcome
 
 
+def _open(before: int, after: tuple[int, str] | None) -> Select[Any]:
+    """Open rows that were issued before that time (ms), oldest first, from a row on."""
+    place = commands.c.issued_at, commands.c.id
+    query = select(*place).where(commands.c.state == _OPEN, commands.c.issued_at < before).order_by(*place)
+    return (query if after is None else query.where(tuple_(*place) > after)).limit(_ASKED_AT_ONCE)
+
+
 def _page(wanted: Wanted, after: tuple[int, str] | None, limit: int) -> Any:
     """The next rows to look at, each with whether the words are in it."""
-    words = _words(wanted.text) if wanted.text is not None else (commands.c.id == commands.c.id)
-    query = select(commands.c.id, commands.c.issued_at, words.label("fits"), commands.c.data)
+    words, data = true(), commands.c.data
+    if wanted.text is not None:
+        words = _words(wanted.text)
+        data = case((words, commands.c.data)).label("data")  # of most rows that are looked at nobody wants it
+    query = select(commands.c.id, commands.c.issued_at, words.label("fits"), data)
     if after is not None:
         query = query.where(tuple_(commands.c.issued_at, commands.c.id) < after)
     return query.where(*_conditions(wanted)).order_by(commands.c.issued_at.desc(), commands.c.id.desc()).limit(limit)
@@ -256,6 +292,11 @@ def _outcome(data: str) -> Outcome:
     record["timeline"] = tuple(Step(**step) for step in record["timeline"])
     record["error"] = None if record["error"] is None else Failure(**record["error"])
     return Outcome(**record)
+
+
+def _in_order(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """By their key, so that two back offices that write the same rows do not wait for each other in a circle."""
+    return sorted(rows, key=itemgetter(0))
 
 
 def _back(entry: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,8 @@ class Metrics:
         self._lost = Counter("backoffice_redis_disconnects", "Lost connections to Redis", registry=self.registry)
         self._findings = Gauge("bridge_self_check_findings", "What the self-check finds wrong", ("severity", "code"),
                                registry=self.registry)  # fmt: skip
+        self._rebuilt = Gauge("backoffice_history_rebuilt", "Share of the servers' records that the history has read",
+                              registry=self.registry)  # fmt: skip
         replayed = Counter("backoffice_replayed", "Rows of the journal that a server had lost", ("result",),
                            registry=self.registry)  # fmt: skip
         self._replayed = {result: replayed.labels(result) for result in ("put_back", "superseded", "failed")}
@@ -63,8 +66,9 @@ class Metrics:
             case JournalSetAside(rows=rows):
                 self._replayed["failed"].inc(rows)
 
-    def watch(self, bridge: Bridge) -> None:
-        """Ask this bridge whenever somebody asks us."""
+    def watch(self, bridge: Bridge, rebuilt: Callable[[], float]) -> None:
+        """Ask this bridge, and how much of the history there is, whenever somebody asks us."""
+        self._rebuilt.set_function(rebuilt)
         self._connected.set_function(lambda: bridge.redis.connected)
         for severity, code in CODES:
             labelled = self._findings.labels(severity, code)

@@ -35,6 +35,7 @@ has `idempotency_key` beside the problem's own members: repeat the command with 
 _SEARCHED = {  # how far a search went
     "searched_until": {"type": ["string", "null"], "format": "date-time"},
     "complete": {"type": "boolean"},
+    "rebuilt": {"type": "number", "minimum": 0, "maximum": 1},
 }
 Schemas = dict[str, Any]
 

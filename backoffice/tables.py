@@ -73,6 +73,7 @@ audit = Table(
     Index("ix_audit_by_id", "by", "id"),
     Index("ix_audit_target_id", "target", "id"),
     Index("ix_audit_action_id", "action", "id"),
+    Index("ix_audit_request_id_id", "request_id", "id"),
 )
 
 # Where each chain ends, so that cutting its end off shows as well.
@@ -104,6 +105,7 @@ commands = Table(
     Index("ix_commands_user_issued_at_id", "user", "issued_at", "id"),
     Index("ix_commands_by_issued_at_id", "by", "issued_at", "id"),
     Index("ix_commands_state_issued_at_id", "state", "issued_at", "id"),
+    Index("ix_commands_node_issued_at_id", "node", "issued_at", "id"),
 )
 
 # How far each shard's record of ended commands was read.

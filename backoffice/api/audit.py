@@ -9,16 +9,19 @@ from typing import Annotated, Any
 import orjson
 from aiohttp import web
 from pydantic import Field
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Select, func, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backoffice.intake import NoQuery
 from backoffice.operators import Role
 from backoffice.paging import Paged, cursor_of, page
 from backoffice.routes import RECORDS, Call, ListOf, Route, reply
 from backoffice.tables import audit, audit_heads
-from backoffice.times import Time, ms_of, time_of
+from backoffice.times import Time, ms_or_none, time_of
 
 Text = Annotated[str, Field(max_length=200)]
+_MOST_ACTIONS = 30  # with one word before the dot
+_SKEW_MS = 60_000  # between the clocks of back offices; servers that are further apart are refused
 
 
 class AuditQuery(Paged):
@@ -67,11 +70,8 @@ async def listing(call: Call[AuditQuery, None]) -> web.Response:
     """Entries of the audit chain, newest first."""
     query = call.query
     after = query.after(int)
-    wanted = select(audit).where(*_where(query)).order_by(audit.c.id.desc()).limit(query.limit + 1)
-    if after is not None:
-        wanted = wanted.where(audit.c.id < after)
     async with call.request.app[RECORDS].reading() as connection:
-        rows = (await connection.execute(wanted)).all()
+        rows = (await connection.execute(await _wanted(connection, query, after))).all()
     shown = [view(row) for row in rows[: query.limit]]
     return reply(page(shown, cursor_of(shown[-1].id) if len(rows) > len(shown) else None))
 
@@ -83,18 +83,56 @@ async def heads(call: Call[NoQuery, None]) -> web.Response:
         return reply(page([Head(row.chain, row.seq, row.hash) for row in rows]))
 
 
-def _where(query: AuditQuery) -> list[ColumnElement[bool]]:
+async def _wanted(connection: AsyncConnection, query: AuditQuery, after: int | None) -> Select[Any]:
+    """A page, read along an index whatever is asked for."""
     conditions = [audit.c[name] == value for name in ("by", "target", "request_id")
                   if (value := getattr(query, name)) is not None]  # fmt: skip
-    if query.action is not None:
-        whole = "." in query.action
-        conditions.append(
-            audit.c.action == query.action if whole else audit.c.action.startswith(f"{query.action}.", autoescape=True)
-        )
-    if query.since is not None:
-        conditions.append(audit.c.at >= ms_of(query.since))
-    if query.until is not None:
-        conditions.append(audit.c.at < ms_of(query.until))
+    conditions += await within(connection, ms_or_none(query.since), ms_or_none(query.until))
+    if after is not None:
+        conditions.append(audit.c.id < after)
+
+    def newest(*more: ColumnElement[bool]) -> Select[Any]:
+        return select(audit).where(*conditions, *more).order_by(audit.c.id.desc()).limit(query.limit + 1)
+
+    if query.action is None:
+        return newest()
+    actions = [query.action] if "." in query.action else await _actions(connection, f"{query.action}.")
+    if len(actions) < 2:
+        return newest(audit.c.action == (actions[0] if actions else query.action))
+    each = union_all(*(select(newest(audit.c.action == action).subquery()) for action in actions)).subquery()
+    return select(each).order_by(each.c.id.desc()).limit(query.limit + 1)
+
+
+async def _actions(connection: AsyncConnection, prefix: str) -> list[str]:
+    """The actions that begin so, from one to the next: there are few, and of each there may be a million."""
+    found: list[str] = []
+    while len(found) < _MOST_ACTIONS:
+        least = found[-1] if found else prefix
+        following = select(func.min(audit.c.action)).where(audit.c.action > least)
+        action = (await connection.execute(following)).scalar_one()
+        if action is None or not action.startswith(prefix):
+            break
+        found.append(action)
+    return found
+
+
+async def within(connection: AsyncConnection, since: int | None, until: int | None) -> list[ColumnElement[bool]]:
+    """Conditions on the time of an entry (ms), with the ids between which such entries are.
+
+    Ids and times grow together but for the difference of several back offices' clocks.
+    """
+    conditions: list[ColumnElement[bool]] = []
+
+    async def first_id(at: int) -> int | None:
+        place = select(audit.c.id).where(audit.c.at >= at).order_by(audit.c.at, audit.c.id).limit(1)
+        return (await connection.execute(place)).scalar_one_or_none()
+
+    if since is not None:
+        id = await first_id(since - _SKEW_MS)
+        conditions += [audit.c.at >= since, audit.c.id >= id] if id is not None else [audit.c.id < 0]
+    if until is not None:
+        id = await first_id(until + _SKEW_MS)
+        conditions += [audit.c.at < until] + ([audit.c.id < id] if id is not None else [])
     return conditions
 
 

@@ -76,11 +76,12 @@ async def _commands(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any
 
 
 async def _audit(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
-    since, until = ms_or_none(call.query.since) or 0, ms_or_none(call.query.until) or 1 << 62
+    since, until = ms_or_none(call.query.since), ms_or_none(call.query.until)
     last = 0
     while True:
-        query = select(audit).where(audit.c.id > last, audit.c.at >= since, audit.c.at < until)
         async with call.request.app[RECORDS].reading() as connection:
+            between = await audit_api.within(connection, since, until)
+            query = select(audit).where(audit.c.id > last, *between)
             rows = (await connection.execute(query.order_by(audit.c.id).limit(_PAGE))).all()
         if not rows:
             return

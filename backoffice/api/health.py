@@ -8,7 +8,7 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from backoffice.metrics import METRICS
-from backoffice.routes import BRIDGE, DEADLINE_S, reply
+from backoffice.routes import BRIDGE, DEADLINE_S, HISTORY, reply
 from bridge.errors import BridgeError
 
 
@@ -23,7 +23,9 @@ async def ready(request: web.Request) -> web.Response:
             await request.app[BRIDGE].ping()
     except (BridgeError, TimeoutError):
         return reply({"status": "unavailable", "checks": {"redis": "does not answer"}}, 503)
-    return reply({"status": "ready", "checks": {"redis": "ok"}})
+    share = request.app[HISTORY].progress.share  # searches answer meanwhile, with what is there
+    history = "ok" if share == 1 else f"being rebuilt: {share:.0%}"
+    return reply({"status": "ready", "checks": {"redis": "ok", "history": history}})
 
 
 def add_to(app: web.Application) -> None:

@@ -41,16 +41,19 @@ async def listing(call: Call[CommandQuery, None]) -> web.StreamResponse:
     """Commands, newest first.
 
     Everything issued after `searched_until` was looked at; `complete` says that nothing older is left. A page may
-    hold fewer items than `limit`, and still have a `next_cursor`.
+    hold fewer items than `limit`, and still have a `next_cursor`. While the history is being read from the servers'
+    records, after its database was lost or away, `rebuilt` is less than 1 and nothing is complete.
     """
     query = call.query
     after = _place(query.after(str))
-    found = await call.request.app[HISTORY].search(query.wanted(), limit=query.limit, after=after)
+    history = call.request.app[HISTORY]
+    found, rebuilt = await history.search(query.wanted(), limit=query.limit, after=after), history.progress.share
     return reply({
         "items": [plain(outcome) for outcome in found.outcomes],
         "next_cursor": None if found.next is None else cursor_of(f"{found.next[0]} {found.next[1]}"),
         "searched_until": time_or_none(found.searched_until),
-        "complete": found.complete,
+        "complete": found.complete and rebuilt == 1,
+        "rebuilt": rebuilt,
     })  # fmt: skip
 
 
@@ -63,7 +66,8 @@ def _place(cursor: str | None) -> tuple[int, str] | None:
     return int(issued_at), id
 
 
+_SEARCHED = ("searched_until", "complete", "rebuilt")
 ROUTES = (
-    Route("GET", "/commands", listing, Role.VIEWER, {200: ListOf(CommandView, ("searched_until", "complete"))},
-          query=CommandQuery, deadline_s=3.0),
+    Route("GET", "/commands", listing, Role.VIEWER, {200: ListOf(CommandView, _SEARCHED)}, query=CommandQuery,
+          deadline_s=3.0),
 )  # fmt: skip

@@ -33,7 +33,9 @@ def parse(text: str) -> dict[str, str]:
 
 async def show(page: Page) -> web.StreamResponse:
     text, problem = page.given("q"), None
-    answer: dict[str, object] = {"items": [], "next_cursor": None, "complete": True, "searched_until": None}
+    answer: dict[str, object] = {
+        "items": [], "next_cursor": None, "complete": True, "searched_until": None, "rebuilt": 1,
+    }  # fmt: skip
     try:
         wanted = parse(text)
         if "id" in wanted:

@@ -87,7 +87,7 @@ async def test_what_breaks_here_says_so_without_a_trace(api: Api, monkeypatch: p
 async def test_probes_take_no_token(api: Api) -> None:
     nobody = api.as_(None)
     assert (await nobody.get("//healthz")).json == {"status": "ok"}
-    assert (await nobody.get("//readyz")).json == {"status": "ready", "checks": {"redis": "ok"}}
+    assert (await nobody.get("//readyz")).json["checks"]["redis"] == "ok"
     assert (await nobody.get("//metrics")).status == 200
 
 

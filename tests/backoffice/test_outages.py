@@ -69,7 +69,7 @@ async def test_while_the_server_is_gone_calls_are_answered_within_a_second(api: 
     await check_unavailable(api)
     await own_server.restart()
     await until(lambda: works(api))
-    assert (await api.get("//readyz")).json == {"status": "ready", "checks": {"redis": "ok"}}
+    assert (await api.get("//readyz")).json["checks"]["redis"] == "ok"
 
 
 async def test_a_key_repeated_after_an_outage_is_done_once(api: Api, own_server: Server) -> None:
