@@ -246,7 +246,8 @@ def _open(before: int, after: tuple[int, str] | None) -> Select[Any]:
 
 def _page(wanted: Wanted, after: tuple[int, str] | None, limit: int) -> Any:
     """The next rows to look at, each with whether the words are in it."""
-    words, data = true(), commands.c.data
+    words: ColumnElement[bool] = true()
+    data: ColumnElement[Any] = commands.c.data
     if wanted.text is not None:
         words = _words(wanted.text)
         data = case((words, commands.c.data)).label("data")  # of most rows that are looked at nobody wants it
