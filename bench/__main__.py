@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.measure import FULL, QUICK, Row, Scale, Session
 
-NAMES = ("commands", "publish", "http", "latency", "mute", "takeover", "fanout", "memory", "hostile")
+NAMES = ("commands", "publish", "http", "latency", "mute", "takeover", "fanout", "memory", "hostile", "history")
 Bench = Callable[[Session], AsyncIterator[Row]]
 
 
