@@ -24,7 +24,8 @@ from backoffice.times import Time, ms_or_none
 
 _PAGE = 500
 _TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula at the beginning of a cell
+# What a spreadsheet takes for a formula at the beginning of a cell; East Asian ones read wide signs as well.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class ExportQuery(Query):
@@ -54,7 +55,7 @@ async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
     async for items in pages:
         if call.request.app[STOPPING].is_set():
             raise ConnectionError("this service stops")
-        rows = [asdict(item) for item in items]
+        rows = _rows(items)
         if query.format == "jsonl":
             chunk = b"".join(orjson.dumps(row, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE) for row in rows)
         else:
@@ -97,6 +98,10 @@ async def _dead(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
         cursor = found.next_cursor
         if cursor is None:
             return
+
+
+def _rows(items: Iterable[Any]) -> list[dict[str, Any]]:
+    return [asdict(item) for item in items]
 
 
 def _csv(rows: list[dict[str, Any]], *, with_header: bool) -> bytes:
