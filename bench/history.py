@@ -129,7 +129,8 @@ async def _office(file: Path, directory: str) -> AsyncIterator[Child]:
             "BACKOFFICE_ADMIN_PASSWORD": PASSWORD,
         }
         office, node = (Child(name, name, Path(directory), {**os.environ, **settings, **more}) for name, more in (
-            ("backoffice", {}), ("chatserver", {"CHATSERVER_JWT_KEY": "k" * 32, "CHATSERVER_NODE_NAME": "node-a"})
+            ("backoffice", {}), ("chatserver", {"CHATSERVER_JWT_KEY": "k" * 32, "CHATSERVER_NODE_NAME": "node-a",
+                            "CHATSERVER_ORIGINS": "none"})
         ))  # fmt: skip
         try:
             await asyncio.gather(office.start(), node.start())
