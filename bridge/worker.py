@@ -9,14 +9,14 @@ again, and what is not pending any more is dropped.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 
-from bridge.errors import BridgeError, ServerError, ServerFull
+from bridge.errors import BridgeError, ServerFull
 from bridge.handling import Handling, Held, hold
 from bridge.lanes import Lanes
 from bridge.lines import Line, Lines
-from bridge.shard_stream import READ_AT_MOST, SETTLE_AT_MOST, Ended, Lease, RawEntry, ShardStream
+from bridge.settling import Settling
+from bridge.shard_stream import READ_AT_MOST, Lease, RawEntry, ShardStream
 from bridge.telemetry import (
     Buried,
     Claimed,
@@ -24,14 +24,11 @@ from bridge.telemetry import (
     LostLease,
     Read,
     Retried,
-    Settled,
     Telemetry,
 )
 from bridge.verdict import Again, Bury, Limits, Verdict, describe, must_bury
 
 POLL_S = 1.0  # a lost ring is caught by then
-SETTLE_BYTES = 1 << 20
-_UNSETTLED = b"settle:"  # how the script's answer begins where it failed in a way that it has no rule for
 _BACK_OFF_FIRST_S, _BACK_OFF_MOST_S = 0.05, 0.5
 
 
@@ -51,16 +48,17 @@ class Worker:
     ) -> None:
         self.shard = stream.shard
         self.lease = lease
-        self.handled = 0  # commands ended here since the shard was taken
         self._stream, self._owner, self._handling = stream, owner, handling
         self._lanes, self._limits, self._telemetry = lanes, limits, telemetry
         self._node = handling.node
-        self._results: deque[tuple[Line, Held, Ended]] = deque()
-        self._settling: asyncio.Task[None] | None = None
+        self._buried = 0
         self._error: BridgeError | None = None  # what the client said last; a recovery is due
         self._pause_s = 0.0  # before the next recovery; grows while one follows the other
         self._stirred = asyncio.Event()  # something for the loop to look at
         self._lines = Lines(lanes, limits, self._handle, self._stirred)
+        self._settling = Settling(
+            stream, self._lines, handling.node, telemetry, lease=lambda: self.lease, failed=self.fail
+        )
         self._taken_over = False
         self._rolled_back = False  # the server is another one, and may lack what handlers have read
         self._draining = False
@@ -81,11 +79,17 @@ class Worker:
         """A call about this shard failed: nobody knows what the server did."""
         if self._error is None:
             self._error = error
+        self._settling.held_up = True
         self._stirred.set()
 
     @property
     def draining(self) -> bool:
         return self._draining
+
+    @property
+    def handled(self) -> int:
+        """Commands that ended here since the shard was taken."""
+        return self._settling.settled + self._buried
 
     # the loop
 
@@ -211,20 +215,10 @@ class Worker:
         self._lines.closed = self._draining or self._lost
         self._telemetry.emit(LostLease(self._node, self.shard, str(self._error), regained=not self._lost))
         self._error = None
-        self._drop_results()
+        self._settling.drop_stale()
         self._lines.drop_stale()
-        self._settle_soon()
-
-    def _drop_results(self) -> None:
-        """Results of entries that are not pending any more must not settle what has their ids now, or out of turn."""
-        kept: deque[tuple[Line, Held, Ended]] = deque()
-        for line, held, ended in self._results:
-            if held.dropped:
-                line.entries.popleft()
-                self._lines.let_go(line)
-            else:
-                kept.append((line, held, ended))
-        self._results = kept
+        if not self._lost:
+            self._settling.go_on()
 
     async def _hand_over(self) -> None:
         unstarted = {held.raw.id: held.deaths for held in self._lines.held() if not held.counted}
@@ -233,12 +227,8 @@ class Worker:
 
     async def _abandon(self) -> None:
         self._lost = True
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
-        for _ in self._results:
+        for _ in range(await self._settling.close()):
             self._lanes.let_go()
-        self._results.clear()
         self._lines.clear()
 
     # one entry
@@ -262,8 +252,7 @@ class Worker:
                     await self._bury(held, verdict)
                     self._lines.finish(line)
                 case _:
-                    self._results.append((line, held, self._handling.ended(held, verdict)))
-                    self._settle_soon()
+                    self._settling.add(line, held, self._handling.ended(held, verdict))
         except BridgeError as error:
             self._lines.let_go(line)
             self.fail(error)
@@ -319,62 +308,7 @@ class Worker:
             attempts=attempts, outcome=outcome,
         )  # fmt: skip
         if buried:
-            self.handled += 1
+            self._buried += 1
             self._telemetry.emit(Buried(self._node, envelope.id, envelope.type, verdict.code, verdict.cause))
         if dropped:
             self._telemetry.emit(DeadLettersDropped(self.shard, dropped))
-
-    # settling
-
-    def _settle_soon(self) -> None:
-        if self._settling is None and self._results and self._error is None:
-            self._settling = asyncio.get_running_loop().create_task(self._settle_all(), name=f"settle-{self.shard}")
-
-    async def _settle_all(self) -> None:
-        """One batch after the other, as long as there are results; meanwhile the lanes fill the next."""
-        try:
-            while self._results and self._error is None and not self._lost:
-                batch = self._next_batch()
-                try:
-                    answers = await self._stream.settle(self.lease, self._node, [ended for _, _, ended in batch])
-                except BaseException as error:
-                    self._results.extendleft(reversed(batch))
-                    if not isinstance(error, BridgeError):
-                        raise
-                    return self.fail(error)
-                for dropped in answers[len(batch) :]:
-                    self._telemetry.emit(DeadLettersDropped(self.shard, int(dropped)))
-                for (line, held, ended), answer in zip(batch, answers, strict=False):
-                    if isinstance(answer, bytes) and answer.startswith(_UNSETTLED):
-                        self._results.append((line, held, ended))
-                        self.fail(ServerError(answer.decode(errors="replace")))
-                    else:
-                        self._settled(held, ended, answer)
-                        self._lines.finish(line)
-        finally:
-            self._settling = None
-
-    def _next_batch(self) -> list[tuple[Line, Held, Ended]]:
-        """At most 50 results, and not much over a MiB: a batch has to get through within the connection's deadline."""
-        batch: list[tuple[Line, Held, Ended]] = []
-        size = 0
-        while self._results and len(batch) < SETTLE_AT_MOST and size < SETTLE_BYTES:
-            batch.append(self._results.popleft())
-            size += batch[-1][2].effects.size
-        return batch
-
-    def _settled(self, held: Held, ended: Ended, answer: int | bytes) -> None:
-        envelope = held.envelope
-        if answer == 0:
-            return
-        self.handled += 1
-        if not self._telemetry.active:
-            return
-        if answer == 1:
-            waited = held.began - envelope.accepted_at / 1000 if held.began else 0.0
-            self._telemetry.emit(
-                Settled(self._node, envelope.id, envelope.type, envelope.subject, ended.state, waited, held.handled_s)
-            )
-        else:
-            cause = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
-            self._telemetry.emit(Buried(self._node, envelope.id, envelope.type, "effects_failed", cause))

@@ -47,11 +47,15 @@ class Watched(Topology):
 
     async def nudge(self) -> None:
         """A primary that came back is told its place: sentinels take eight seconds over it."""
-        names = await self._names()
-        for server in await self.primaries():
-            if len(names) == 1 and server.port not in names:
+        told = await asyncio.gather(*map(self._told, self.helpers), return_exceptions=True)
+        views = {(answer["port"], answer["flags"]) for answer in told if isinstance(answer, dict)}
+        primaries = {str(server.port): server for server in await self.primaries()}
+        if len(views) > 1 or not views <= {(port, "master") for port in primaries}:
+            return  # while they replace one, the servers would be told to follow each other
+        for port, server in primaries.items():
+            if (port, "master") not in views:
                 with contextlib.suppress(RedisError):  # it is still loading
-                    await ask(server, "REPLICAOF", "127.0.0.1", next(iter(names)))
+                    await ask(server, "REPLICAOF", "127.0.0.1", next(iter(views))[0])
                     await ask(server, "CONFIG", "REWRITE")
 
     async def faults(self) -> list[str]:
