@@ -17,7 +17,8 @@ from rich.table import Table
 
 from bench.measure import FULL, QUICK, Row, Scale, Session
 
-NAMES = ("commands", "publish", "http", "latency", "mute", "takeover", "fanout", "memory", "hostile", "history")
+NAMES = ("commands", "publish", "http", "latency", "mute", "takeover", "fanout", "memory", "hostile", "history",
+         "overview")  # fmt: skip
 Bench = Callable[[Session], AsyncIterator[Row]]
 
 

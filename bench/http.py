@@ -29,6 +29,7 @@ POOL = 50
 REQUESTS = 8000  # a round
 BAR = 1.5
 TOKEN = "bench-token-0123456789abcdef"
+ADMIN, PASSWORD = "admin", "a password for benches"
 BODY = {"type": "member.mute", "subject": "room:lobby", "payload": {"user": "u7", "seconds": 60}, "reason": "spam"}
 
 
@@ -36,7 +37,7 @@ async def bench(session: Session) -> AsyncIterator[Row]:
     requests = session.some(REQUESTS, 1000)
     async with (
         redis_server() as server,
-        _back_office(server.url) as office,
+        back_office(server.url) as office,
         child("bench.http", "theirs", server.url) as app,
     ):
         their_url, their_pid = await app.hear()
@@ -56,13 +57,14 @@ async def bench(session: Session) -> AsyncIterator[Row]:
 
 
 @asynccontextmanager
-async def _back_office(redis_url: str) -> AsyncIterator[Child]:
+async def back_office(redis_url: str) -> AsyncIterator[Child]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         settings = {
             "BRIDGE_REDIS_URL": redis_url,
             "BRIDGE_BACKLOG_LIMIT": "1000000",
             "BACKOFFICE_DATABASE_URL": f"sqlite+aiosqlite:///{directory}/backoffice.sqlite3",
             "BACKOFFICE_API_TOKENS": f"bench:admin:{TOKEN}",
+            "BACKOFFICE_ADMIN_PASSWORD": PASSWORD,
         }
         office = Child("backoffice", "backoffice", Path(directory), {**os.environ, **settings})
         await office.start()

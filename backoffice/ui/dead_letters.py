@@ -11,6 +11,7 @@ from backoffice.api import dead_letters
 from backoffice.ui.acts import Act, call, reason
 from backoffice.ui.frame import Page, add_page, query_of
 from backoffice.ui.words import N_
+from bridge.dead_letters import CODES
 
 _FILTER = ("type", "subject", "code")
 PAGE = 100
@@ -34,6 +35,7 @@ async def show(page: Page) -> web.StreamResponse:
         count=len(every.items),
         more=every.next_cursor is not None,
         acts=_bulk(page, wanted, len(every.items), more=every.next_cursor is not None) if every.items else [],
+        codes=CODES,
         topics="commands,alarms",
     )
 

@@ -26,6 +26,7 @@ PAGES: dict[str, str] = {
     "Cancel the command": "명령 취소",
     "Cancel it? No node has begun it.": "명령을 취소할까요? 아직 어떤 노드도 시작하지 않았습니다.",
     "What it is": "개요",
+    "Timeline": "경과",
     "Attempts": "시도",
     "Repeats": "다시 보낸 원본",
     "Requeued as": "다시 보낸 명령",

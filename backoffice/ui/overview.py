@@ -10,7 +10,20 @@ from backoffice.api import nodes
 from backoffice.routes import WATCH
 from backoffice.times import time_of
 from backoffice.ui.frame import Page, add_page
+from backoffice.ui.words import N_
 
+# Where one acts upon an alarm, by its code.
+PLACES = {
+    "no_nodes": ("/nodes", N_("Nodes")),
+    "no_holder": ("/nodes", N_("Nodes")),
+    "nothing_handled": ("/shards", N_("Shards")),
+    "oldest_age": ("/shards", N_("Shards")),
+    "lag_growing": ("/shards", N_("Shards")),
+    "pending": ("/shards", N_("Shards")),
+    "dead_letters": ("/dead", N_("Dead letters")),
+    "dead_letters_full": ("/dead", N_("Dead letters")),
+    "node_gone": ("/nodes", N_("Nodes")),
+}
 RECENT = 60  # samples, a second each, among which the latest with a latency is shown
 
 
@@ -33,6 +46,7 @@ async def show(page: Page) -> web.StreamResponse:
         nodes=sorted(map(nodes.view, sampler.nodes), key=lambda node: node.name),
         shards=sorted(sampler.shards, key=lambda shard: shard.shard),
         raised=[(alarm, time_of(int(alarm.since * 1000))) for alarm in watch.alarms.now],
+        places=PLACES,
         topics="sample,nodes,shards,alarms",
     )
 

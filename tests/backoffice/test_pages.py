@@ -11,8 +11,10 @@ from html import unescape
 import aiohttp
 import pytest
 
+from backoffice.alarms import RULES
 from backoffice.ui.assets import BASE, STATIC
 from backoffice.ui.commands import parse
+from backoffice.ui.overview import PLACES
 from backoffice.ui.site import NAVIGATION
 from bridge.client import Bridge
 from tests.backoffice.service import PASSWORD, TOKENS, Api
@@ -176,6 +178,11 @@ async def test_settings_are_shown_without_their_secrets(visitor: Visitor) -> Non
     assert "BRIDGE_SHARDS" in page
     for secret in (*TOKENS.values(), PASSWORD):
         assert secret not in page
+
+
+def test_every_alarm_leads_to_where_one_acts() -> None:
+    assert {rule.code for rule in RULES} == set(PLACES)
+    assert {path for path, _ in PLACES.values()} <= {place.path for place in NAVIGATION}
 
 
 def test_a_search_is_read_as_its_qualifiers_and_words() -> None:

@@ -22,6 +22,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "light", "locale": "en-GB"},
     "dark": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "dark", "locale": "ko-KR"},
     "narrow": {"viewport": {"width": 400, "height": 850}, "color_scheme": "light", "locale": "en-GB"},
+    "narrow-dark": {"viewport": {"width": 400, "height": 850}, "color_scheme": "dark", "locale": "ko-KR"},
 }
 PATHS = {
     "login": "/login", "overview": "/", "commands": "/commands", "command": "/commands/{command}",
@@ -29,6 +30,7 @@ PATHS = {
     "user": "/users/griefer42", "sanctions": "/sanctions", "announce": "/announce", "dead": "/dead",
     "dead-letter": "/dead/{dead}", "nodes": "/nodes", "shards": "/shards", "shard": "/shards/7", "audit": "/audit",
     "access": "/access", "system": "/system", "password": "/password",
+    "missing": "/rooms/nowhere", "bad-search": "/commands?q=typ:x", "nothing": "/commands?q=by:nobody",
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ label()
 listen()
 acts()
 keys()
+// On a narrow screen the navigation is a strip that may have to be moved to show where one is.
+document.querySelector('nav.side [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
 const places = document.querySelectorAll('[data-chart]')
 if (places.length) charts([...places])
 
