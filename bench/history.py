@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+import bridge.chat.commands  # noqa: F401 - registers room.open
 from backoffice.records import Records
 from bench.measure import Figures, Row, Session, percentile
 from bench.past import DAYS, OF_RARE, RARE, make
