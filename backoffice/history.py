@@ -39,7 +39,7 @@ _ASKED_AT_ONCE = 100
 _ASKED_MOST = 2000  # open rows of one round
 _TEXT_CHARS = 4000  # of reason and payload that a search for words looks at
 _SCAN_ROWS = 5_000  # of one look for words
-_SCAN_S = 0.3  # for all looks of one call
+_SCAN_S = 0.15  # for all looks of one call
 _OPEN = "open"  # state of a row whose end nobody has told
 _ENDED = Insert(commands, commands.c.keys(), over="id")
 _ACCEPTED = Insert(commands, commands.c.keys(), over="id", keep=True)  # one that has ended is known already
