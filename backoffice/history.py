@@ -212,7 +212,9 @@ class History:
                     place = row.issued_at, row.id
                     if row.fits:
                         found.append(_outcome(row.data))
-        shown = await asyncio.gather(*map(self._as_now, found))
+        open_ = {outcome.id: outcome for outcome in found if not outcome.ended}
+        now = dict(zip(open_, await asyncio.gather(*map(self._as_now, open_.values())), strict=True))
+        shown = [now.get(outcome.id, outcome) for outcome in found]
         kept = [outcome for outcome in shown if wanted.state is None or outcome.state == wanted.state]
         return Found(kept, None if complete else place, None if place is None else place[0], complete)
 
@@ -228,8 +230,6 @@ class History:
 
     async def _as_now(self, outcome: Outcome) -> Outcome:
         """An open row as the servers know it now; they may have forgotten it, or be away."""
-        if outcome.ended:
-            return outcome
         try:
             return await self._bridge.outcome(outcome.id) or outcome
         except Exception as error:  # a list shows what is known
