@@ -7,9 +7,8 @@ only looks at nodes, shards and pending entries reads Redis. Exit status: 0 ok, 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bridge.cli_chat import put_load, ws_probe
-from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
+from bridge.cli_dead import dead
+from bridge.cli_options import DEFAULT_URL, Json, Limit, OfShard, Token, Url, call, json_object, quoted
 from bridge.cli_records import archive, audit, replay
 from bridge.cli_settings import config
 from bridge.cli_tail import tail
@@ -36,8 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dead = typer.Typer(help="Commands that could not be handled: look at them, put them back, discard them.",
-                   no_args_is_help=True)  # fmt: skip
 app.add_typer(dead, name="dead")
 app.command("ws-probe")(ws_probe)
 app.command("load")(put_load)
@@ -46,17 +44,6 @@ app.command("replay")(replay)
 app.command("tail")(tail)
 app.add_typer(config, name="config")
 app.add_typer(audit, name="audit")
-
-Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
-Payload = Annotated[str | None, typer.Option("--payload", help="A JSON object instead of the command's own payload.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for those who read about it later.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of commands; none = by filter.", show_default=False)]
-OfType = Annotated[str | None, typer.Option("--type", help="Only commands of this type.")]
-OfSubject = Annotated[str | None, typer.Option("--subject", help="Only commands for this subject.")]
-OfCode = Annotated[str | None, typer.Option("--code", help="Only this cause, such as timed_out.")]
-OfShard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard.")]
-All = Annotated[bool, typer.Option("--all", help="Every dead letter that was not put back yet.")]
 
 
 def main() -> None:
@@ -111,12 +98,12 @@ def publish(
 
     from bridge.rest import NotAnswered, Refused
 
-    body: dict[str, Any] = {"type": type, "subject": subject, "payload": _object(payload, "PAYLOAD")}
+    body: dict[str, Any] = {"type": type, "subject": subject, "payload": json_object(payload, "PAYLOAD")}
     body |= {"reason": reason} if reason is not None else {}
     body |= {"expires_in": expires_in} if expires_in is not None else {}
     key = key or secrets.token_urlsafe(12)
     try:
-        answer = _call(
+        answer = call(
             url, token, "POST", "/commands", body,
             query={"wait": f"{wait:g}"} if wait else None, headers={"Idempotency-Key": key}, wait_s=wait,
         )  # fmt: skip
@@ -141,7 +128,7 @@ def show(
     token: Token = None,
 ) -> None:
     """Where a command stands, and how it came there."""
-    answer = _call(url, token, "GET", f"/commands/{_quote(id)}")
+    answer = call(url, token, "GET", f"/commands/{quoted(id)}")
     if as_json:
         print_json(answer)
         return
@@ -201,94 +188,6 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@dead.command("list")
-def dead_list(
-    type: OfType = None,
-    subject: OfSubject = None,
-    code: OfCode = None,
-    shard: OfShard = None,
-    requeued: Annotated[bool, typer.Option("--requeued", help="Those put back instead of the others.")] = False,
-    limit: Limit = 100,
-    cursor: Annotated[str | None, typer.Option(help="next_cursor of the answer before.")] = None,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-) -> None:
-    """Dead letters, newest first."""
-    query = _given(type=type, subject=subject, code=code, shard=shard, cursor=cursor)
-    query |= {"limit": limit, "requeued": int(requeued)}
-    answer = _call(url, token, "GET", "/dead", query=query)
-    if as_json:
-        print_json(answer)
-        return
-    letters = [{**letter, "cause": letter["cause"]["code"]} for letter in answer["items"]]
-    print_list(letters, ("id", "at", "type", "subject", "cause", "attempts", "node"), as_json)
-    if answer["next_cursor"]:
-        print(f"there are more: --cursor {answer['next_cursor']}")
-
-
-@dead.command("show")
-def dead_show(
-    id: Annotated[str, typer.Argument(help="The command's.", show_default=False)],
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-) -> None:
-    """One dead letter: its cause, and the entry as it came."""
-    import base64
-
-    answer = _call(url, token, "GET", f"/dead/{_quote(id)}")
-    if as_json:
-        print_json(answer)
-        return
-    print(f"{answer['id']} {answer['cause']['code']}: {answer['cause']['message']}")
-    print_table((), ([name, text(answer[name])] for name in ("at", "attempts", "node", "requeued_as")))
-    print("as it came")
-    print_table((), ([name, repr(base64.b64decode(value))[2:-1]] for name, value in answer["raw"].items()))
-
-
-@dead.command()
-def requeue(
-    reason: Reason, ids: Ids = None, payload: Payload = None, type: OfType = None, subject: OfSubject = None,
-    code: OfCode = None, shard: OfShard = None, every: All = False, dry_run: DryRun = False, as_json: Json = False,
-    url: Url = DEFAULT_URL, token: Token = None,
-) -> None:  # fmt: skip
-    """Send dead letters again, as new commands; a second time does nothing."""
-    body = _which(ids, every, _given(type=type, subject=subject, code=code, shard=shard)) | {"reason": reason}
-    body |= {"payload": _object(payload, "--payload")} if payload is not None else {}
-    _bulk(url, token, "requeue", body, dry_run, as_json)
-
-
-@dead.command()
-def discard(
-    reason: Reason, ids: Ids = None, type: OfType = None, subject: OfSubject = None,
-    code: OfCode = None, shard: OfShard = None, every: All = False, dry_run: DryRun = False, as_json: Json = False,
-    url: Url = DEFAULT_URL, token: Token = None,
-) -> None:  # fmt: skip
-    """Throw dead letters away for good."""
-    body = _which(ids, every, _given(type=type, subject=subject, code=code, shard=shard)) | {"reason": reason}
-    _bulk(url, token, "discard", body, dry_run, as_json)
-
-
-# reaching the services
-
-
-def _call(
-    url: str, token: str | None, method: str, path: str, body: Mapping[str, Any] | None = None, **how: Any
-) -> Any:
-    from bridge.rest import RestApi
-
-    if not token:
-        raise typer.BadParameter("no token; give --token, or set BACKOFFICE_TOKEN.")
-    own = secret(token)
-
-    async def call() -> Any:
-        async with RestApi.connect(url, own) as api:
-            return await api.call(method, path, body, **how)
-
-    return asyncio.run(call())
-
-
 def _look(read: Callable[[Bridge], Awaitable[T]]) -> T:
     """What ``read`` finds in Redis."""
     from bridge.client import Bridge
@@ -299,48 +198,6 @@ def _look(read: Callable[[Bridge], Awaitable[T]]) -> T:
             return await read(bridge)
 
     return asyncio.run(look())
-
-
-def _bulk(url: str, token: str | None, verb: str, body: Mapping[str, Any], dry_run: bool, as_json: bool) -> None:
-    answer = _call(url, token, "POST", f"/dead/{verb}", body, query={"dry_run": int(dry_run)}, wait_s=10)
-    if as_json:
-        print_json(answer)
-    else:
-        would = f"would {verb}" if dry_run else f"{verb}ed" if verb == "discard" else "requeued"
-        rows = [[moved["id"], would, moved["new_id"] or ""] for moved in answer["done"]]
-        print_table((), rows + [[skipped["id"], "skipped", skipped["code"]] for skipped in answer["skipped"]])
-        print(f"{answer['matched']} matched, {len(answer['done'])} {would}, {len(answer['skipped'])} skipped")
-    if any(skipped["code"] != "already_requeued" for skipped in answer["skipped"]):
-        raise typer.Exit(1)
-
-
-# reading what was given
-
-
-def _which(ids: Sequence[str] | None, every: bool, filters: Mapping[str, Any]) -> dict[str, Any]:
-    if [bool(ids), bool(filters), every].count(True) != 1:
-        raise typer.BadParameter("say which: ids, or filters (--type, --subject, --code, --shard), or --all.")
-    return {"ids": list(ids)} if ids else {"filter": dict(filters)}
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _object(text: str, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(sys.stdin.read() if text == "-" else text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{what} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f'{what} is no JSON object, such as {{"user": "u7"}}.')
-    return value
-
-
-def _quote(part: str) -> str:
-    from urllib.parse import quote
-
-    return quote(part, safe="")
 
 
 def _end(why: str, status: int) -> NoReturn:

@@ -14,7 +14,7 @@ import orjson
 import typer
 
 from bridge.chain import Entry, Verifier
-from bridge.cli_options import DEFAULT_URL, Json, Token, Url, secret
+from bridge.cli_options import DEFAULT_URL, Json, Token, Url, token_of
 from bridge.errors import Misconfigured
 from bridge.printing import print_json
 
@@ -42,7 +42,7 @@ class Form(StrEnum):
 @audit.command()
 def verify(as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None) -> None:
     """Follow every chain from its first entry to its last; exit status 1 where one does not hold."""
-    verifier = asyncio.run(_verify(url, _token(token)))
+    verifier = asyncio.run(_verify(url, token_of(token)))
     if as_json:
         print_json({
             "ok": not verifier.broken,
@@ -69,7 +69,7 @@ def archive(
     """Write everything to a file, which is there only once it is whole."""
     if file.exists():
         raise typer.BadParameter(f"{file} is there already; name another file.")
-    lines = asyncio.run(_archive(url, _token(token), what, form, file))
+    lines = asyncio.run(_archive(url, token_of(token), what, form, file))
     print(f"{lines} lines in {file}")
 
 
@@ -85,7 +85,7 @@ def replay(
     if dry_run:
         print(f"would issue {len(commands)} commands")
         return
-    counts = asyncio.run(_replay(url, _token(token), commands))
+    counts = asyncio.run(_replay(url, token_of(token), commands))
     print(", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to do")
     if counts["refused"]:
         raise typer.Exit(1)
@@ -169,9 +169,3 @@ def _entry(item: dict[str, Any]) -> Entry:
     ms = int(at.timestamp()) * 1000 + at.microsecond // 1000
     values = {**item, "at": ms, "detail": orjson.dumps(item["detail"]).decode()}
     return Entry(*(values[name] for name in Entry._fields))
-
-
-def _token(given: str | None) -> str:
-    if given is None:
-        raise typer.BadParameter("say who you are: --token, or BACKOFFICE_TOKEN.")
-    return secret(given)
