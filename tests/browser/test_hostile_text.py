@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Error, Page, expect
 from pydantic import BaseModel
 
-from backoffice.ui import audit_chain, commands, dead_letters, room
+from backoffice.ui import audit_chain, commands, dead_letters, frame, room
 from bridge.effects import Effects
 from bridge.envelope import Command
 from bridge.errors import Rejected
@@ -72,6 +72,7 @@ def long_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything on one page, so that few have to be loaded."""
     for module, name in ((audit_chain, "PAGE"), (commands, "PAGE"), (dead_letters, "PAGE"), (room, "SHOWN")):
         monkeypatch.setattr(module, name, 500)
+    monkeypatch.setattr(frame, "DEADLINE_S", 30.0)
 
 
 class Written:
