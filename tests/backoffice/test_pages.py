@@ -159,7 +159,7 @@ async def test_what_the_api_says_in_english_is_said_in_korean_too(visitor: Visit
     await until(alarm, what="an alarm in Korean")
     assert "그런 것은 없습니다" in (await visitor.get("/commands/1-1-1", headers=korean))[1]
     assert "알 수 없는 검색 조건입니다" not in (await visitor.get("/commands?q=typ:x"))[1]
-    assert "잘못 입력된 값이 있습니다" in (await visitor.get("/commands?q=typ:x", headers=korean))[1]
+    assert "알 수 없는 검색 조건입니다" in (await visitor.get("/commands?q=typ:x", headers=korean))[1]
     await server.client().config_set("appendfsync", "no")
 
     async def finding() -> str | None:
