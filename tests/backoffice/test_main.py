@@ -43,7 +43,7 @@ async def test_it_says_where_it_serves_and_stops_within_two_seconds(
     assert process.stdout is not None
     told = orjson.loads(await process.stdout.readline())
     assert told["pid"] == process.pid
-    assert orjson.loads(await until(lambda: ready.exists() and ready.read_bytes())) == told
+    assert orjson.loads(await until(lambda: ready.exists() and ready.read_bytes(), 60)) == told
     token = {"Authorization": "Bearer 0123456789abcdef"}
     async with aiohttp.ClientSession(headers=token) as session:
         room = {"type": "room.open", "subject": "room:lobby", "payload": {}}
@@ -122,7 +122,7 @@ async def test_a_caller_who_is_refused_again_and_again_does_not_fill_the_log(ser
     tokens = "ann:viewer:0123456789abcdef"
     options = {**GOOD, "BRIDGE_REDIS_URL": server.url, "BACKOFFICE_API_TOKENS": tokens}
     process = await start(tmp_path, "--ready-file", str(ready), **options)
-    await until(ready.exists)
+    await until(ready.exists, 60)
     began = asyncio.get_running_loop().time()
     url = f"{orjson.loads(ready.read_bytes())['url']}/api/v1/nodes/node-a/drain"
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {tokens.split(':')[2]}"}) as session:
