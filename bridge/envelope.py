@@ -172,7 +172,7 @@ def read_netstrings(data: bytes) -> tuple[bytes, ...]:
 
 def netstrings(values: Sequence[bytes]) -> bytes:
     """What ``read_netstrings`` reads."""
-    return b"".join(b"%d:%b," % (len(value), value) for value in values)
+    return b"".join([b"%d:%b," % (len(value), value) for value in values])
 
 
 def check_subject(subject: str, *, kind: str | None = None) -> None:
