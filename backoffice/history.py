@@ -24,7 +24,8 @@ from backoffice.catching_up import CatchingUp
 from backoffice.records import Records
 from backoffice.tables import commands, positions
 from bridge.client import Bridge
-from bridge.envelope import Failure, Outcome, Step
+from bridge.envelope import Step
+from bridge.record import Failure, Outcome
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bridge.client import Bridge
-from bridge.envelope import Outcome
 from bridge.inspector import NodeInfo, ShardInfo
+from bridge.record import Outcome
 
 STEP_S = 1.0
 FINE = 900  # samples a second apart

@@ -12,8 +12,8 @@ from backoffice.alarms import Alarm, Alarms, Limits
 from backoffice.live import Live
 from backoffice.sampler import Sampler
 from bridge.client import Bridge
-from bridge.envelope import Outcome
 from bridge.inspector import NodeInfo
+from bridge.record import Outcome
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, func, select
 from backoffice import audit, history
 from backoffice.records import Records
 from backoffice.tables import commands
-from bridge.envelope import Outcome, Step
+from bridge.envelope import Step
+from bridge.record import Outcome
 
 DAYS = 90
 USERS, ROOMS, OPERATORS, NODES = 20_000, 500, 30, 8

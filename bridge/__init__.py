@@ -3,9 +3,10 @@
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.effects import Effects
-from bridge.envelope import Command, Outcome, Position, Publication
+from bridge.envelope import Command, Position, Publication
 from bridge.errors import BridgeError, Invalid, Overloaded, Rejected, Retry, Unreachable
 from bridge.publisher import Receipt
+from bridge.record import Outcome
 from bridge.registry import Registry, command, handles
 from bridge.telemetry import Telemetry
 

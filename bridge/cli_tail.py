@@ -15,7 +15,7 @@ from bridge.printing import print_json_line
 
 if TYPE_CHECKING:
     from bridge.client import Bridge
-    from bridge.envelope import Outcome
+    from bridge.record import Outcome
 
 _LOOK_EVERY_S = 0.25
 _PAGE = 500

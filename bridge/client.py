@@ -17,7 +17,7 @@ from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.dead_letters import DeadLetters
 from bridge.embedded import EmbeddedServer
-from bridge.envelope import Outcome, Position, Publication, decode_publication
+from bridge.envelope import Position, Publication, decode_publication
 from bridge.errors import Invalid, NotFound, Unreachable
 from bridge.inspector import Inspector, NodeInfo, PendingEntry, ShardInfo, state_reader
 from bridge.keys import Keys
@@ -26,6 +26,7 @@ from bridge.node import Node, Stats
 from bridge.outcomes import Outcomes
 from bridge.publisher import Publisher, Receipt
 from bridge.receipts import Receipts
+from bridge.record import Outcome
 from bridge.registry import Registry, default
 from bridge.replay import Replay
 from bridge.replicated import Replicated

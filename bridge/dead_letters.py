@@ -13,16 +13,12 @@ from typing import Any
 import orjson
 
 from bridge.connection import Redis
-from bridge.envelope import (
-    check_subject,
-    netstrings,
-    outcome_from_json,
-    shard_of_id,
-)
+from bridge.envelope import check_subject, netstrings, shard_of_id
 from bridge.errors import Invalid, Overloaded, Replaying, UnknownType
 from bridge.journal import Row
 from bridge.keys import Keys
 from bridge.letters import DeadLetter, decode, obituary, repeated
+from bridge.record import outcome_from_json
 from bridge.registry import Registry
 from bridge.replay import Replay
 from bridge.shard_stream import ShardStream

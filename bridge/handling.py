@@ -12,18 +12,9 @@ from bridge.channels import CONTROL
 from bridge.clock import ServerClock, TimeLimit
 from bridge.config import BridgeSettings
 from bridge.effects import BadEffects, Effects
-from bridge.envelope import (
-    Command,
-    Envelope,
-    Failure,
-    State,
-    StateReader,
-    Step,
-    decode_or_stand_in,
-    outcome_head,
-    outcome_rest,
-)
+from bridge.envelope import Command, Envelope, State, StateReader, Step, decode_or_stand_in
 from bridge.errors import InvalidPayload, StateUnavailable, UnknownType
+from bridge.record import Failure, outcome_head, outcome_rest
 from bridge.registry import Registry
 from bridge.shard_stream import Ended, RawEntry
 from bridge.shards import shard_of

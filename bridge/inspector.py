@@ -13,17 +13,16 @@ from bridge.connection import Redis
 from bridge.envelope import (
     BadEntry,
     Envelope,
-    Outcome,
     StateReader,
     StateValue,
     Step,
     decode,
     decode_or_stand_in,
-    outcome_from_json,
     read_netstrings,
 )
 from bridge.errors import NoGroup, StateUnavailable, Unreachable
 from bridge.keys import GROUP, Keys
+from bridge.record import Outcome, outcome_from_json
 from bridge.scripts import script
 from bridge.shards import shard_of
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from bridge.envelope import Failure, decode_or_stand_in, outcome_head, outcome_rest, read_netstrings
+from bridge.envelope import decode_or_stand_in, read_netstrings
+from bridge.record import Failure, outcome_head, outcome_rest
 
 _NOT_REPEATED = frozenset({b"id", b"origin", b"by", b"at", b"idem", b"expires", b"reason"})
 

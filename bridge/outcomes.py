@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from bridge.envelope import Outcome, shard_of_id
+from bridge.envelope import shard_of_id
 from bridge.errors import Invalid, Unreachable
 from bridge.inspector import Inspector
 from bridge.keys import Keys
+from bridge.record import Outcome
 from bridge.subscriptions import Subscriptions
 from bridge.surviving import Surviving
 

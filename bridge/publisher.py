@@ -24,14 +24,12 @@ from bridge.envelope import (
     check_subject,
     depth,
     netstrings,
-    outcome_from_json,
-    outcome_head,
-    outcome_rest,
     shard_of_id,
 )
 from bridge.errors import Conflict, Invalid, NotFound, UnknownType, Unreachable
 from bridge.inspector import Inspector
 from bridge.journal import Row
+from bridge.record import outcome_from_json, outcome_head, outcome_rest
 from bridge.registry import Registry
 from bridge.replay import Replay
 from bridge.shard_stream import ShardStream

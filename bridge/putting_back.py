@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from bridge.clock import ServerClock
-from bridge.envelope import Failure, decode_or_stand_in, outcome_head, outcome_rest, read_netstrings
+from bridge.envelope import decode_or_stand_in, read_netstrings
 from bridge.errors import ServerError
 from bridge.journal import Journal, Row
+from bridge.record import Failure, outcome_head, outcome_rest
 from bridge.shard_stream import ShardStream
 from bridge.telemetry import DeadLettersDropped, NotReplayed, Superseded, Telemetry
 

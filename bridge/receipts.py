@@ -15,8 +15,8 @@ import orjson
 
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
-from bridge.envelope import Outcome
 from bridge.keys import Keys
+from bridge.record import Outcome
 from bridge.scripts import script
 
 BATCH: Final = 100  # receipts in one script call

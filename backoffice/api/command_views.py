@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, cast
 
 from backoffice.problems import ProblemDocument
 from backoffice.times import time_of, time_or_none
-from bridge.envelope import Outcome
 from bridge.receipts import Answers
+from bridge.record import Outcome
 
 StateName = Literal["scheduled", "accepted", "handling", "retrying", "done", "rejected", "expired", "dead", "cancelled"]
 V = TypeVar("V", bound="CommandView")

@@ -43,12 +43,12 @@ from bridge.envelope import (
     MAX_REASON_CHARS,
     SUBJECT,
     TYPE,
-    Outcome,
     Step,
 )
 from bridge.errors import BridgeError, Invalid, InvalidPayload, UnknownType
 from bridge.publisher import MAX_AHEAD_S, Receipt
 from bridge.receipts import GRACE_S, Answers
+from bridge.record import Outcome
 from bridge.registry import CommandType, Registry
 
 MAX_BATCH = 1000

@@ -16,7 +16,7 @@ from backoffice.history import History, Wanted
 from backoffice.records import Records
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
-from bridge.envelope import Outcome
+from bridge.record import Outcome
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import backoffice
 from tests.servers import Server

@@ -16,19 +16,16 @@ from bridge.envelope import (
     YEAR_10000,
     BadEntry,
     Envelope,
-    Failure,
     Step,
     check_subject,
     decode,
     decode_or_stand_in,
     decode_publication,
     depth,
-    outcome_from_json,
-    outcome_head,
-    outcome_rest,
     shard_of_id,
 )
 from bridge.errors import Invalid, TooLarge
+from bridge.record import Failure, outcome_from_json, outcome_head, outcome_rest
 
 ENVELOPE = Envelope(
     "7-1795301838720-41", "1795301838720-41", 7, "item.grant", "user:42", b'{"item":"sword"}', "shop", 5

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
-from bridge.envelope import Outcome
+from bridge.record import Outcome
 from chatserver.config import ChatSettings
 from chatserver.node import ChatNode, Ready
 from tests.chatserver.client import SECRET, ChatClient, signed_in

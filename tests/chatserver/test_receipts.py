@@ -10,9 +10,9 @@ import pytest
 
 from bridge.channels import Channel
 from bridge.chat.events import sanction_event
-from bridge.envelope import Outcome
 from bridge.errors import Unreachable
 from bridge.receipts import SILENT_MS, Answers, Presence, Receipts, missing_nodes
+from bridge.record import Outcome
 from chatserver import receipts
 from chatserver.receipts import Applied, Reporter
 from tests.chatserver.conftest import Chat, RunningNode

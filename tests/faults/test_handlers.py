@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.client import Bridge
-from bridge.envelope import Outcome
+from bridge.record import Outcome
 from bridge.telemetry import Acquired, Buried, Retried, Settled, Started
 from tests.faults.audit import ledger
 from tests.faults.fleet import Fleet
