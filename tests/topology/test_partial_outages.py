@@ -15,7 +15,7 @@ from tests.recorder import Recorder
 from tests.topologies import ManyServers
 from tests.topology.party import Party, gap_of
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 AWAY_S = 4.0
 SETTINGS = {"timeout": 1.0}  # as services have it: longer than what is left of a lease between two renewals
 

@@ -32,7 +32,7 @@ async def minority(server: Server) -> AsyncIterator[None]:
         await ask(server, "ACL", "SETUSER", "default", "+@all")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_what_a_primary_in_the_minority_takes_is_no_part_of_what_survives(
     cluster: ManyServers, party: Party, figures: Figures
 ) -> None:

@@ -19,7 +19,7 @@ from tests.journeys.installation import Installation, Service
 from tests.topologies import Topology
 from tests.waiting import until
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 SHARDS, EVERY_S = 12, 0.05
 
 
