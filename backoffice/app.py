@@ -137,8 +137,11 @@ async def _recorded(
     settings: BackofficeSettings, events: Telemetry, announce: Announce | None, app: web.Application
 ) -> AsyncIterator[None]:
     """The back office's own database, and what lives on it."""
-    async with Records.open(settings.database_url.get_secret_value()) as records:
-        people = People(records, Passwords(app[METRICS].hashed))
+    async with (
+        Records.open(settings.database_url.get_secret_value()) as records,
+        Passwords.open(app[METRICS].hashed) as passwords,
+    ):
+        people = People(records, passwords)
         access = Access(settings.tokens, people, settings.proxies)
         app[RECORDS], app[ACCESS], app[AUDIT] = records, access, Audit(records, settings.name)
         await access.step()

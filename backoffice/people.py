@@ -62,7 +62,7 @@ class People:
     """Who may do what here. All writes are on disk when they return; all raise RecordsUnavailable."""
 
     def __init__(self, records: Records, passwords: Passwords) -> None:
-        self._records, self._passwords = records, passwords
+        self._records, self.passwords = records, passwords
 
     # operators
 
@@ -81,7 +81,7 @@ class People:
 
     async def add(self, name: str, role: Role, password: str, *, must_change: bool = True) -> Operator:
         """Raises Conflict where the name is taken."""
-        hashed, now = await self._passwords.hash(password), _now()
+        hashed, now = await self.passwords.hash(password), _now()
         row = {"name": name, "role": str(role), "password": hashed, "must_change": must_change, "disabled": False,
                "created_at": now}  # fmt: skip
         try:
@@ -121,7 +121,7 @@ class People:
         if disabled is not None:
             values["disabled"] = disabled
         if password is not None:
-            values |= {"password": await self._passwords.hash(password), "must_change": True}
+            values |= {"password": await self.passwords.hash(password), "must_change": True}
         async with self._records.writing() as connection:
             await connection.execute(update(operators).where(operators.c.name == name).values(values))
             await connection.execute(delete(sessions).where(sessions.c.operator == name))
@@ -140,7 +140,7 @@ class People:
         fitting = await self._fits(name, old)
         if fitting is None:
             return False
-        hashed = await self._passwords.hash(new)
+        hashed = await self.passwords.hash(new)
         async with self._records.writing() as connection:
             mine = operators.c.name == name, operators.c.password == fitting, operators.c.disabled.is_(False)
             chosen = update(operators).where(*mine).values(password=hashed, must_change=False)
@@ -268,7 +268,7 @@ class People:
         query = select(operators.c.password).where(operators.c.name == name, operators.c.disabled.is_(False))
         async with self._records.reading() as connection:
             hashed = (await connection.execute(query)).scalar_one_or_none()
-        return hashed if await self._passwords.fits(password, hashed) else None
+        return hashed if await self.passwords.fits(password, hashed) else None
 
 
 async def _clear(connection: AsyncConnection) -> None:

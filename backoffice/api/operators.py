@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -90,8 +91,10 @@ async def add(call: Call[NoQuery, OperatorIn]) -> web.Response:
     """Make an operator."""
     wanted = call.body
     password = wanted.password or new_password()
-    async with call.audited(Deed("operators.add", f"operator:{wanted.name}", detail={"role": wanted.role})):
-        made = await call.request.app[ACCESS].people.add(wanted.name, Role[wanted.role.upper()], password)
+    people = call.request.app[ACCESS].people
+    with people.passwords.place():
+        async with call.audited(Deed("operators.add", f"operator:{wanted.name}", detail={"role": wanted.role})):
+            made = await people.add(wanted.name, Role[wanted.role.upper()], password)
     return reply(_made(made, None if wanted.password else password), 201)
 
 
@@ -100,13 +103,15 @@ async def change(call: Call[NoQuery, OperatorChange]) -> web.Response:
     wanted, name = call.body, call.part("name")
     password = new_password() if wanted.new_password else wanted.password
     detail = {"role": wanted.role, "disabled": wanted.disabled, "password": password is not None}
-    async with call.audited(Deed("operators.change", f"operator:{name[:64]}", detail=detail)):
-        changed = await call.request.app[ACCESS].people.change(
-            name,
-            role=None if wanted.role is None else Role[wanted.role.upper()],
-            disabled=wanted.disabled,
-            password=password,
-        )
+    people = call.request.app[ACCESS].people
+    with people.passwords.place() if password is not None else nullcontext():
+        async with call.audited(Deed("operators.change", f"operator:{name[:64]}", detail=detail)):
+            changed = await people.change(
+                name,
+                role=None if wanted.role is None else Role[wanted.role.upper()],
+                disabled=wanted.disabled,
+                password=password,
+            )
     return reply(_made(changed, password if wanted.new_password else None))
 
 
@@ -123,7 +128,7 @@ def _made(operator: Operator, password: str | None) -> OperatorMade:
 ROUTES = (
     Route("GET", "/operators", listing, Role.ADMIN, {200: ListOf(OperatorView)}, query=Paged),
     Route("POST", "/operators", add, Role.ADMIN, {201: OperatorMade}, body=OperatorIn, deadline_s=None,
-          problems=("conflict",)),
+          problems=("conflict", "overloaded")),
     Route("PATCH", "/operators/{name}", change, Role.ADMIN, {200: OperatorMade}, body=OperatorChange, deadline_s=None,
-          problems=("not_found", "conflict")),
+          problems=("not_found", "conflict", "overloaded")),
 )  # fmt: skip

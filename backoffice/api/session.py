@@ -69,16 +69,15 @@ async def log_in(call: Call[NoQuery, LogIn]) -> web.Response:
     access.check_private(request)
     address, wanted = access.proxies.address(request), call.body
     name = wanted.name if re.fullmatch(NAME, wanted.name) else "-"
-    keys = logins.keys(name, address)
-    count_try(logins.throttle, *keys)
-    deed = Deed("session.log_in", f"operator:{name}")
-    async with call.audited(deed):
-        session = await access.people.log_in(
-            name, wanted.password, address=address, agent=request.headers.get(hdrs.USER_AGENT, "")
-        )
-        if session is None:
-            raise Problem("unauthorized", "name or password is wrong")
-        logins.succeeded(name, address)
+    with access.people.passwords.place(stranger=not logins.at_home(name, address)):  # first: it is no failure of theirs
+        count_try(logins.throttle, *logins.keys(name, address))
+        async with call.audited(Deed("session.log_in", f"operator:{name}")):
+            session = await access.people.log_in(
+                name, wanted.password, address=address, agent=request.headers.get(hdrs.USER_AGENT, "")
+            )
+            if session is None:
+                raise Problem("unauthorized", "name or password is wrong")
+            logins.succeeded(name, address)
     secret, operator = session
     response = reply(Me(operator.name, role_name(operator.role), operator.must_change, None))
     access.set_cookie(request, response, secret)
@@ -100,11 +99,12 @@ async def choose_password(call: Call[NoQuery, NewPassword]) -> web.Response:
     key = f"password {name}"
     if call.body.new == call.body.old:
         raise invalid([Fault("/new", "same", "choose one that is not the old one")])
-    count_try(throttle, key)
-    async with call.audited(Deed("session.choose_password", f"operator:{name}")):
-        if not await access.people.choose_password(name, call.body.old, call.body.new):
-            raise invalid([Fault("/old", "wrong", "this is not the old password")])
-        throttle.succeeded(key)
+    with access.people.passwords.place():
+        count_try(throttle, key)
+        async with call.audited(Deed("session.choose_password", f"operator:{name}")):
+            if not await access.people.choose_password(name, call.body.old, call.body.new):
+                raise invalid([Fault("/old", "wrong", "this is not the old password")])
+            throttle.succeeded(key)
     response = reply(LoggedOut(session.operator.sessions))
     access.set_cookie(call.request, response, None)
     return response
@@ -147,10 +147,11 @@ def role_name(role: Role) -> RoleName:
 
 
 ROUTES = (
-    Route("POST", "/session", log_in, None, {200: Me}, body=LogIn, deadline_s=None, problems=("rate_limited",)),
+    Route("POST", "/session", log_in, None, {200: Me}, body=LogIn, deadline_s=None,
+          problems=("rate_limited", "overloaded")),
     Route("GET", "/session", me, Role.VIEWER, {200: Me}, before_change=True),
     Route("DELETE", "/session", log_out, Role.VIEWER, {200: LoggedOut}, query=Everywhere, before_change=True,
           problems=("conflict",)),
     Route("POST", "/session/password", choose_password, Role.VIEWER, {200: LoggedOut}, body=NewPassword,
-          deadline_s=None, before_change=True, problems=("conflict", "rate_limited")),
+          deadline_s=None, before_change=True, problems=("conflict", "rate_limited", "overloaded")),
 )  # fmt: skip

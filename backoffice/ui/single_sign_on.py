@@ -14,6 +14,7 @@ from backoffice.oidc import Attempt, Person, Provider
 from backoffice.operators import Caller
 from backoffice.problems import Problem
 from backoffice.routes import ACCESS, BRIDGE, LOGINS, NOBODY, Call, Deed, refused
+from backoffice.throttle import network
 from backoffice.ui.frame import add_bare, local, render
 from backoffice.ui.login import LOG_IN
 from backoffice.ui.system import SETTINGS
@@ -48,7 +49,7 @@ async def come_back(provider: Provider, request: web.Request, words: Words) -> w
         code = _code(provider, request, attempt)
         assert attempt is not None
         address = access.proxies.address(request)
-        key = f"provider {address}"
+        key = f"provider {network(address)}"
         count_try(request.app[LOGINS].throttle, key)
         person = await provider.finish(attempt, code, _address(access, request))
         secret = await _enter(provider, request, person, address)
