@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from backoffice.proxies import Proxies
 
 REFRESH_S = 0.5  # how soon a token that was made or dropped elsewhere is known here
 SECURE_COOKIE, PLAIN_COOKIE = "__Host-session", "session"
+_COOKIE_VALUE = re.compile(r"[\w.-]+", re.ASCII)
 
 
 class Access:
@@ -44,7 +46,7 @@ class Access:
         """Whose session's cookie the request has; None without one that holds, and in plain HTTP beyond loopback."""
         if not self.proxies.is_private(request):
             return None
-        secret = request.cookies.get(self.cookie_name(request))
+        secret = cookie_of(request, self.cookie_name(request))
         return await self.people.session(secret) if secret else None
 
     async def holds(self, request: web.BaseRequest, session: Session | None) -> bool:
@@ -85,6 +87,19 @@ class Access:
             return fixed
         caller, expires = self._made.get(digest, (None, None))
         return caller if expires is None or expires > time.time() * 1000 else None
+
+
+def cookie_of(request: web.BaseRequest, name: str) -> str | None:
+    """The value of a cookie that only this site can have set, going by its name; None without one, or with several.
+
+    Browsers keep ``__Host-`` for the site itself where a name begins with it, so only what stands between two
+    semicolons is a cookie here: aiohttp would find one in another's value, behind a space.
+    """
+    cookies = (
+        part.strip(" \t").partition("=") for part in ";".join(request.headers.getall(hdrs.COOKIE, ())).split(";")
+    )
+    values = [value for given, _, value in cookies if given == name]
+    return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None
 
 
 def unauthorized(detail: str) -> Problem:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from aiohttp import hdrs, web
 from yarl import URL
 
 Network = IPv4Network | IPv6Network
+_MAX_CHARS = 64  # of an address with brackets and port, as a proxy writes it
 
 
 class Proxies:
@@ -30,12 +31,13 @@ class Proxies:
         peer = request.remote or ""
         if not self._trusts(peer):
             return peer
-        for hop in reversed(request.headers.get(hdrs.X_FORWARDED_FOR, "").split(",")):
-            address = hop.strip()
-            if not _is_address(address):
+        # Some proxies add a line of their own below what the caller made up: the last line is the nearest hop's.
+        for hop in reversed(",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())).split(",")):
+            address = _address_of(hop.strip())
+            if address is None:
                 break
-            peer = address
-            if not self._trusts(address):
+            peer = str(address)
+            if not self._trusts(peer):
                 break
         return peer
 
@@ -43,7 +45,9 @@ class Proxies:
         """Whether the caller's side of the way is encrypted."""
         if request.secure:
             return True
-        return self._trusts(request.remote or "") and request.headers.get(hdrs.X_FORWARDED_PROTO, "") == "https"
+        # A proxy that adds its line leaves the caller's in place, so all of them have to say so.
+        told = request.headers.getall(hdrs.X_FORWARDED_PROTO, ())
+        return self._trusts(request.remote or "") and set(told) == {"https"}
 
     def is_private(self, request: web.BaseRequest) -> bool:
         """Whether nobody on the way can read along: it is encrypted, or does not leave the browser's own machine."""
@@ -54,12 +58,11 @@ class Proxies:
         except ValueError:
             return False
 
-    def _trusts(self, address: str) -> bool:
-        return (
-            bool(self._trusted)
-            and _is_address(address)
-            and any(ip_address(address) in network for network in self._trusted)
-        )
+    def _trusts(self, text: str) -> bool:
+        if not self._trusted:
+            return False
+        address = _address_of(text)
+        return address is not None and any(address in network for network in self._trusted)
 
 
 def is_loopback(host: str) -> bool:
@@ -70,9 +73,20 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
-def _is_address(text: str) -> bool:
+def _address_of(text: str) -> IPv4Address | IPv6Address | None:
+    """The address of a peer or hop, which some proxies write with a port; None where it is none.
+
+    With a scope it means nothing on another machine, and that may be any text.
+    """
+    host = text
+    if text.startswith("["):
+        host = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        host = text.partition(":")[0]
+    if len(text) > _MAX_CHARS or "%" in host:
+        return None
     try:
-        ip_address(text)
+        address = ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

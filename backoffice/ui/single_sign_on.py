@@ -7,7 +7,7 @@ from secrets import compare_digest
 
 from aiohttp import hdrs, web
 
-from backoffice.access import Access
+from backoffice.access import Access, cookie_of
 from backoffice.api.session import count_try
 from backoffice.intake import NoQuery
 from backoffice.oidc import Attempt, Person, Provider
@@ -42,7 +42,7 @@ async def leave(provider: Provider, request: web.Request, words: Words) -> web.S
 async def come_back(provider: Provider, request: web.Request, words: Words) -> web.StreamResponse:
     """From the provider, with a code; only in the browser that left for it, and once."""
     access = request.app[ACCESS]
-    attempt = Attempt.unpack(request.cookies.get(_cookie(access, request), ""))
+    attempt = Attempt.unpack(cookie_of(request, _cookie(access, request)) or "")
     next_ = local(attempt.next if attempt else None)
     try:
         access.check_private(request)

@@ -7,16 +7,23 @@ import ssl
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
+from pydantic import SecretStr
+from yarl import URL
 
 from backoffice import listening
 from backoffice.config import BackofficeSettings
 from backoffice.proxies import is_loopback
+from backoffice.ui.single_sign_on import BACK
 from bridge.config import BridgeSettings, load
+from tests.backoffice.audited import audited
 from tests.backoffice.certificates import certificate
+from tests.backoffice.login_provider import CLIENT, SECRET, LoginProvider
 from tests.backoffice.service import PASSWORD, Api, backoffice
 
 HERE = {"Sec-Fetch-Site": "same-origin"}
@@ -72,14 +79,86 @@ async def test_behind_a_trusted_proxy_the_cookie_is_for_https_alone(bridge_setti
         assert await me(api, f"session={cookie.value}", PROXIED) == 401
         for told in ("http", "", "https, http", "HTTPS"):
             assert (await log_in(api, {**PROXIED, "X-Forwarded-Proto": told}))[0] == 403, told
+        two = CIMultiDict(PROXIED)
+        two.add("X-Forwarded-Proto", "http")  # the proxy's own line, below one that the caller made up
+        assert (await log_in(api, two))[0] == 403
         entry = (await api.get("/audit?action=session.log_in&limit=1")).json["items"][0]
         assert entry["address"] == "203.0.113.9"
+
+
+HOPS = {
+    "one line": (["198.51.100.1, 203.0.113.9"], "203.0.113.9"),
+    "a line added below the caller's": (["198.51.100.1", "203.0.113.9"], "203.0.113.9"),
+    "proxies of ours": (["198.51.100.1", "203.0.113.9, 10.0.0.7", "10.0.0.8"], "203.0.113.9"),
+    "with a port": (["203.0.113.9:4711"], "203.0.113.9"),
+    "in brackets": (["[2001:db8::9]"], "2001:db8::9"),
+    "in brackets, with a port": (["[2001:DB8:0::9]:4711"], "2001:db8::9"),
+    "of four bytes in sixteen": (["::ffff:203.0.113.9"], "203.0.113.9"),
+    "a scope": (["fe80::1%" + "x" * 20], "127.0.0.1"),
+    "a scope, farther away": (["fe80::1%eth0, 10.0.0.7"], "10.0.0.7"),
+    "no address": (["198.51.100.1, unknown"], "127.0.0.1"),
+    "nothing": ([""], "127.0.0.1"),
+    "none": ([], "127.0.0.1"),
+}
+
+
+async def test_the_callers_address_is_the_last_that_no_trusted_proxy_has(bridge_settings: BridgeSettings) -> None:
+    async with backoffice(bridge_settings, trusted_proxies="127.0.0.1,10.0.0.0/8") as api:
+        for lines, _ in HOPS.values():
+            headers = CIMultiDict(("X-Forwarded-For", line) for line in lines)
+            assert (await api.as_(None).post("/tokens", {}, headers=headers)).status == 401
+        entries = await audited(api, len(HOPS))
+        assert [entry["address"] for entry in entries] == [address for _, address in HOPS.values()]
 
 
 async def test_who_is_no_trusted_proxy_is_not_believed(bridge_settings: BridgeSettings) -> None:
     async with backoffice(bridge_settings, trusted_proxies="10.0.0.0/8") as api:
         assert (await log_in(api, PROXIED))[0] == 403
         assert list((await log_in(api, {**PROXIED, "Host": "localhost"}))[1]) == ["session"]
+
+
+# Other sites of the same domain can set each of these, as none has the name that browsers keep for the site itself.
+NOT_OURS = (
+    "track=a {}",
+    "track={}",
+    "track=a\t{}",
+    "track=a,{}",
+    'track="a {}"',
+    "\u2000{}",
+    "\xa0{}",
+    "track={}=",
+    "$Path=/ {}",
+)
+
+
+async def test_a_session_in_another_cookies_value_is_none(bridge_settings: BridgeSettings) -> None:
+    async with backoffice(bridge_settings, trusted_proxies="127.0.0.1") as api:
+        _, cookies = await log_in(api, PROXIED)
+        own = f"__Host-session={cookies['__Host-session'].value}"
+        for given in NOT_OURS:
+            assert await me(api, given.format(own), PROXIED) == 401, given
+            assert await me(api, f"{given.format('__Host-session=evil')}; {own}", PROXIED) == 200, given
+        assert await me(api, f"{own}; {own}", PROXIED) == 401
+        assert await me(api, f"theme=dark;{own} ; track=a b", PROXIED) == 200
+
+
+async def test_a_login_that_another_site_began_does_not_end_here(bridge_settings: BridgeSettings) -> None:
+    async with LoginProvider() as provider:
+        options: dict[str, Any] = {
+            "oidc_issuer": provider.url,
+            "oidc_client_id": CLIENT,
+            "oidc_client_secret": SecretStr(SECRET),
+            "oidc_roles": "groups:chat-mods=moderator",
+        }
+        async with backoffice(bridge_settings, trusted_proxies="127.0.0.1", **options) as api:
+            provider.redirects = {f"https://office.example{BACK}"}
+            left = await api.as_(None).get("//login/provider", headers=PROXIED, redirects=False)
+            cookie = SimpleCookie(left.headers["Set-Cookie"])["__Host-login"].OutputString([])
+            async with aiohttp.ClientSession() as http, http.get(left.headers["Location"], allow_redirects=False) as on:
+                back = URL(on.headers["Location"]).path_qs
+            for given, status in (("track=a {}", 403), ("{}", 303)):
+                headers = {**PROXIED, "Cookie": given.format(cookie)}
+                assert (await api.as_(None).get(f"/{back}", headers=headers, redirects=False)).status == status
 
 
 async def test_it_speaks_https_itself(bridge_settings: BridgeSettings, tmp_path: Path) -> None:
