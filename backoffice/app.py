@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -110,7 +111,7 @@ def make_app(
     app = web.Application()
     events = telemetry or Telemetry()
     app[METRICS], app[STOPPING] = Metrics(), asyncio.Event()
-    app[live.STREAMS] = set()
+    app[live.STREAMS] = Counter()
     app[LOGINS], app[STRANGERS] = Logins(Throttle()), Allowance(per_s=1, at_once=100)
     described = routes(settings)
     described = (*described, openapi.route(described, registry))

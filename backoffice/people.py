@@ -217,9 +217,8 @@ class People:
         return Session(_operator(row), digest, row.expires_at)
 
     async def holds(self, session: Session) -> bool:
-        """Whether nobody has ended it since; to ask is no sign of life."""
-        now = _now()
-        query = select(sessions.c.digest).where(sessions.c.digest == session.digest, sessions.c.expires_at > now)
+        """Whether it has not ended since; to ask is no sign of life."""
+        query = select(sessions.c.digest).where(sessions.c.digest == session.digest, _alive(_now()))
         async with self._records.reading() as connection:
             return (await connection.execute(query)).first() is not None
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
+import structlog
 from aiohttp import hdrs, web
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -23,9 +26,12 @@ from bridge.envelope import SUBJECT
 
 TOPICS = ("commands", "nodes", "shards", "alarms", "sample")
 MAX_TOPICS = 10
-MAX_STREAMS = 200
+MAX_STREAMS, MAX_OF_ONE = 200, 20  # open ones, and those of one operator, or of tokens of one name
 BEAT_S = 15.0  # a comment, so that nobody on the way takes the silence for an end
 CHECK_S = 0.4  # how soon a session that was ended hears nothing more
+UNKNOWN_S = 10.0  # without a word of the database whether the session still holds
+LEAVING_S = 1.0  # to read that it is over
+STALLED_S = 30.0  # without reading at all
 AGAIN_MS = 1000  # for the browser to wait before it comes again
 _TOPIC = f"({'|'.join(TOPICS)}|room:[A-Za-z0-9._@+-]{{1,64}})"
 _PATTERN = f"^{_TOPIC}(,{_TOPIC}){{0,{MAX_TOPICS - 1}}}$"  # as the document tells it
@@ -50,6 +56,8 @@ class LiveQuery(Query):
 
 
 Frames = asyncio.Queue[bytes | None]
+STREAMS = web.AppKey("streams", Counter[str])  # how many are open, by whose they are
+log = structlog.get_logger(__name__)
 
 
 async def stream(call: Call[LiveQuery, None]) -> web.StreamResponse:
@@ -57,36 +65,61 @@ async def stream(call: Call[LiveQuery, None]) -> web.StreamResponse:
 
     The event's name is its topic and its data the item, as the lists tell it. `gap` says that some were missed.
     """
-    app = call.request.app
-    open_ = app[STREAMS]
-    if len(open_) >= MAX_STREAMS:
-        raise retry("rate_limited", f"there are {MAX_STREAMS} open streams", 5)
+    app, topics = call.request.app, call.query.topics.split(",")
     response = web.StreamResponse(headers={
         hdrs.CONTENT_TYPE: "text/event-stream",
         hdrs.CACHE_CONTROL: "no-store",
         "X-Accel-Buffering": "no",
         "X-Content-Type-Options": "nosniff",
     })  # fmt: skip
-    topics = call.query.topics.split(",")
-    await response.prepare(call.request)
+    with _counted(app[STREAMS], f"{'token' if call.session is None else 'operator'} {call.caller.name}"):
+        frames: Frames = asyncio.Queue(100)
+        sources = [_events(call, topics, frames), _beats(frames), _stopped(app, frames), _ended(call, frames)]
+        sources += [_room(call.bridge, topic, frames) for topic in topics if topic.startswith("room:")]
+        running = [asyncio.create_task(source) for source in sources]
+        try:
+            await response.prepare(call.request)
+            await _pass_on(call.request, response, frames)
+        finally:
+            for each in running:
+                each.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    return response
+
+
+@contextlib.contextmanager
+def _counted(open_: Counter[str], whose: str) -> Iterator[None]:
+    """Raises Problem where there are enough."""
+    if open_.total() >= MAX_STREAMS:
+        raise retry("rate_limited", f"there are {MAX_STREAMS} open streams", 5)
+    if open_[whose] >= MAX_OF_ONE:
+        raise retry("rate_limited", f"the {whose} has {MAX_OF_ONE} open streams", 5)
+    open_[whose] += 1
+    try:
+        yield
+    finally:
+        open_[whose] -= 1
+        if not open_[whose]:
+            del open_[whose]
+
+
+async def _pass_on(request: web.Request, response: web.StreamResponse, frames: Frames) -> None:
+    """Write frames until None comes, or the listener has not read for too long."""
     await response.write(b"retry: %d\n\n" % AGAIN_MS)
-    task = asyncio.current_task()
-    assert task is not None
-    open_.add(task)
-    frames: Frames = asyncio.Queue(100)
-    sources = [_events(call, topics, frames), _beats(frames), _stopped(app, frames)]
-    sources.append(_ended(call, frames))
-    sources += [_room(call.bridge, topic, frames) for topic in topics if topic.startswith("room:")]
-    running = [asyncio.create_task(source) for source in sources]
     try:
         while (frame := await frames.get()) is not None:
-            await response.write(frame)
-    finally:
-        open_.discard(task)
-        for each in running:
-            each.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-    return response
+            async with asyncio.timeout(STALLED_S):
+                await response.write(frame)
+        async with asyncio.timeout(LEAVING_S):
+            await response.write_eof()
+    except TimeoutError:
+        _cut(request)
+
+
+def _cut(request: web.Request) -> None:
+    """Close the connection without waiting for the other side to read."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def _events(call: Call[LiveQuery, None], topics: list[str], frames: Frames) -> None:
@@ -115,13 +148,29 @@ async def _beats(frames: Frames) -> None:
 
 
 async def _ended(call: Call[LiveQuery, None], frames: Frames) -> None:
-    """Whose session was ended, or token dropped, hears nothing more."""
-    access = call.request.app[ACCESS]
-    while True:
-        await asyncio.sleep(CHECK_S)
-        with contextlib.suppress(RecordsUnavailable):
-            if not await access.holds(call.request, call.session):
-                return await frames.put(None)
+    """Whose session was ended, or token dropped, hears nothing more, and holds nothing open by not reading."""
+    try:
+        await _while_it_holds(call)
+    except Exception:
+        log.exception("nobody can tell whether a listener may go on")
+    while not frames.empty():
+        frames.get_nowait()
+    frames.put_nowait(None)
+    await asyncio.sleep(LEAVING_S)
+    _cut(call.request)
+
+
+async def _while_it_holds(call: Call[LiveQuery, None]) -> None:
+    """Returns when it does no longer, or the database has not said so for ``UNKNOWN_S``."""
+    access, now = call.request.app[ACCESS], asyncio.get_running_loop().time
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(UNKNOWN_S) as limit:
+            while True:
+                await asyncio.sleep(CHECK_S)
+                with contextlib.suppress(RecordsUnavailable):
+                    if not await access.holds(call.request, call.session):
+                        return
+                    limit.reschedule(now() + UNKNOWN_S)
 
 
 async def _stopped(app: web.Application, frames: Frames) -> None:
@@ -135,7 +184,6 @@ _EVENT = {
     "required": ["event", "data"],
     "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": {"type": "string"}},
 }
-STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 ROUTES = (
     Route("GET", "/live", stream, Role.VIEWER, {200: TextOf(("text/event-stream",), _EVENT)}, query=LiveQuery,
           deadline_s=None, headers={"Last-Event-ID": TextIn("the id of the last event that was heard")},

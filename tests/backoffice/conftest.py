@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 import chatserver.handlers  # noqa: F401 - registers what the node does
+from backoffice.app import make_app
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
@@ -60,6 +63,19 @@ async def node(bridge_settings: BridgeSettings, events: Recorder) -> AsyncIterat
     """A node called node-a that holds every shard and handles every chat command."""
     async with serving(bridge_settings, events) as bridge:
         yield bridge
+
+
+@pytest.fixture
+def apps(monkeypatch: pytest.MonkeyPatch) -> list[web.Application]:
+    """Every back office that this test starts, from inside."""
+    made: list[web.Application] = []
+
+    def make(*arguments: Any, **options: Any) -> web.Application:
+        made.append(make_app(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr("tests.backoffice.service.make_app", make)
+    return made
 
 
 both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)

@@ -10,10 +10,15 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 
+from backoffice.api.live import STREAMS
 from backoffice.live import KEPT, QUEUE, Live, TooSlow
 from bridge.client import Bridge
-from tests.backoffice.service import TOKENS, Api
+from bridge.config import BridgeSettings
+from tests.backoffice.service import TOKENS, Api, backoffice
+from tests.backoffice.stalled import flooded, stalled
+from tests.waiting import until
 
 
 class Stream:
@@ -46,12 +51,20 @@ class Stream:
 
 
 @asynccontextmanager
-async def listening(api: Api, topics: str, after: str | None = None) -> AsyncIterator[Stream]:
-    headers = {"Authorization": f"Bearer {TOKENS['viewer']}"} | ({"Last-Event-ID": after} if after else {})
+async def open_stream(
+    api: Api, topics: str, role: str, after: str | None = None
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    headers = {"Authorization": f"Bearer {TOKENS[role]}"} | ({"Last-Event-ID": after} if after else {})
     async with (
         aiohttp.ClientSession(headers=headers) as session,
         session.get(f"{api.url}/api/v1/live?topics={topics}") as response,
     ):
+        yield response
+
+
+@asynccontextmanager
+async def listening(api: Api, topics: str, after: str | None = None, role: str = "viewer") -> AsyncIterator[Stream]:
+    async with open_stream(api, topics, role, after) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
         yield Stream(response)
@@ -111,6 +124,31 @@ async def test_so_many_streams_and_no_more(api: Api, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("backoffice.api.live.MAX_STREAMS", 1)
     async with listening(api, "nodes"):
         assert (await api.get("/live?topics=nodes")).status == 429
+
+
+async def test_one_caller_leaves_streams_for_the_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backoffice.api.live.MAX_OF_ONE", 1)
+    async with listening(api, "nodes"):
+        answer = await api.as_("viewer").get("/live?topics=nodes")
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "5")
+        async with listening(api, "nodes", role="admin"):
+            pass
+
+    async def free() -> bool:
+        async with open_stream(api, "nodes", "viewer") as response:
+            return response.status == 200
+
+    await until(free, what="a stream for the viewer, who has left the other one")
+
+
+async def test_who_does_not_read_is_cut_off(
+    bridge_settings: BridgeSettings, monkeypatch: pytest.MonkeyPatch, apps: list[web.Application]
+) -> None:
+    monkeypatch.setattr("backoffice.api.live.STALLED_S", 0.2)
+    async with backoffice(bridge_settings) as api:
+        with stalled(api, f"Authorization: Bearer {TOKENS['viewer']}"):
+            await flooded(apps[0])
+            await until(lambda: not apps[0][STREAMS], what="no open stream")
 
 
 async def test_what_is_kept_and_what_waits_is_bounded() -> None:

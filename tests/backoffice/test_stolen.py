@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from sqlalchemy import update
 
 from backoffice.access import REFRESH_S
-from backoffice.api.live import CHECK_S
+from backoffice.api.live import CHECK_S, STREAMS
 from backoffice.operators import Role
 from backoffice.passwords import Passwords
-from backoffice.people import People
-from backoffice.records import Records
+from backoffice.people import IDLE_S, People
+from backoffice.records import Records, RecordsUnavailable
+from backoffice.tables import sessions
 from bridge.config import BridgeSettings
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import PASSWORD, Api, backoffice
+from tests.backoffice.stalled import flooded, stalled
+from tests.waiting import until
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 NEW = "a much better password"
@@ -123,6 +128,53 @@ async def test_a_stream_ends_with_its_token(database_url: str, offices: Offices)
         async with asyncio.timeout(20):
             while await stream.content.readany():
                 pass
+
+
+async def test_who_does_not_read_is_cut_off_when_the_session_ends(
+    apps: list[web.Application], offices: Offices
+) -> None:
+    stolen, owner = await offices.log_in(), await offices.log_in()
+    with stalled(offices.first, f"Cookie: {stolen}"):
+        await flooded(apps[0])
+        assert await log_out_everywhere(offices, owner) == 200
+        await until(lambda: not apps[0][STREAMS], what="no open stream")
+
+
+@both_databases
+async def test_a_stream_is_no_sign_of_life(database_url: str, offices: Offices) -> None:
+    async with listened(offices, await offices.log_in()) as stream:
+        async with Records.open(database_url) as records, records.writing() as connection:
+            await connection.execute(update(sessions).values(seen_at=sessions.c.seen_at - IDLE_S * 1000))
+        await heard_out(stream)
+
+
+@pytest.mark.parametrize("error", [RecordsUnavailable("away"), RuntimeError("broken")], ids=repr)
+async def test_a_stream_ends_where_nobody_can_tell_whether_its_session_holds(
+    offices: Offices, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(_people: People, _session: object) -> bool:
+        raise error
+
+    monkeypatch.setattr("backoffice.api.live.UNKNOWN_S", 1.0)
+    async with listened(offices, await offices.log_in()) as stream:
+        monkeypatch.setattr(People, "holds", fails)
+        await heard_out(stream)
+
+
+@asynccontextmanager
+async def listened(offices: Offices, cookie: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async with (
+        aiohttp.ClientSession(headers={"Cookie": cookie}) as http,
+        http.get(f"{offices.first.url}/api/v1/live?topics=nodes") as stream,
+    ):
+        assert stream.status == 200
+        yield stream
+
+
+async def heard_out(stream: aiohttp.ClientResponse) -> None:
+    async with asyncio.timeout(20):
+        while await stream.content.readany():
+            pass
 
 
 class Held(Passwords):

@@ -106,6 +106,15 @@ async def test_logging_out_everywhere_ends_the_other_tab(node: RunningNode, sit:
     other.expected = ("401", "403")
 
 
+async def test_a_page_that_is_refused_its_events_asks_for_them_again(node: RunningNode, sit: Sit) -> None:
+    desk = await sit()
+    desk.expected = ("429",)
+    await desk.page.route("**/api/v1/live?*", lambda route: route.fulfill(status=429), times=1)
+    await desk.log_in()
+    await expect(desk.page.locator("#link")).to_have_text("connecting again")
+    await expect(desk.page.locator("#link")).to_have_text("Live", timeout=30_000)
+
+
 @pytest.fixture
 async def paths(api: Api, chat: Chat, node: RunningNode, server: Server) -> list[str]:
     """Every page, with something on it."""

@@ -3,27 +3,11 @@
 /* global htmx */
 import { say } from './words.js'
 
-const SESSION_MS = 15000
-let timer = null, busy = false, again = false, last = 0, paused = false
+const SESSION_MS = 15000, AGAIN_MS = 5000
+let source = null, timer = null, busy = false, again = false, last = 0, paused = false
 
 export function listen() {
-  const link = document.getElementById('link')
-  const topics = document.body.dataset.topics.split(',')
-  const source = new EventSource(`/api/v1/live?topics=${encodeURIComponent(topics.join(','))}`)
-  const tell = (on) => {
-    link.textContent = say(on ? 'Live' : 'connecting again')
-    link.classList.toggle('off', !on)
-  }
-  source.onopen = () => { tell(true); refresh() }
-  source.onerror = () => { tell(false); check() }
-  for (const topic of [...topics, 'gap']) {
-    source.addEventListener(topic, (event) => {
-      document.dispatchEvent(new CustomEvent(`live:${topic}`, { detail: JSON.parse(event.data) }))
-      if (topic === 'gap' || topic === 'alarms' || parts().some((part) => part.dataset.live.split(' ').includes(topic))) {
-        refresh()
-      }
-    })
-  }
+  connect(document.body.dataset.topics.split(','))
   addEventListener('pagehide', () => source.close())
   setInterval(check, SESSION_MS)
   const pause = document.querySelector('[data-pause]')
@@ -33,6 +17,30 @@ export function listen() {
     pause.textContent = say(paused ? 'Go on' : 'Pause')
     if (!paused) refresh()
   })
+}
+
+function connect(topics) {
+  const link = document.getElementById('link')
+  const tell = (on) => {
+    link.textContent = say(on ? 'Live' : 'connecting again')
+    link.classList.toggle('off', !on)
+  }
+  source = new EventSource(`/api/v1/live?topics=${encodeURIComponent(topics.join(','))}`)
+  source.onopen = () => { tell(true); refresh() }
+  source.onerror = ({ target }) => {
+    tell(false)
+    check()
+    // Browsers come again by themselves after a lost connection, but not after a refusal (too many pages, no database).
+    if (target.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS, topics)
+  }
+  for (const topic of [...topics, 'gap']) {
+    source.addEventListener(topic, (event) => {
+      document.dispatchEvent(new CustomEvent(`live:${topic}`, { detail: JSON.parse(event.data) }))
+      if (topic === 'gap' || topic === 'alarms' || parts().some((part) => part.dataset.live.split(' ').includes(topic))) {
+        refresh()
+      }
+    })
+  }
 }
 
 // Whoever was logged out elsewhere sees it without touching anything.
