@@ -12,7 +12,11 @@ from bridge.many_rows import in_statements
 
 
 class Insert:
-    """Rows of these columns. ``over``: column of the key whose row a later one takes the place of, or is left out."""
+    """Rows of these columns; the others keep what they have, or are NULL.
+
+    ``over`` is the column of the table's key: a row that has the key already gets the new values, or with ``keep``
+    stays as it is. Without ``over`` a row that is there already is an error.
+    """
 
     def __init__(self, table: Table, columns: Sequence[str], *, over: str | None = None, keep: bool = False) -> None:
         self._table, self._columns, self._over, self._keep = table, tuple(columns), over, keep

@@ -12,20 +12,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import partial
 from typing import Any
 
-import orjson
 import structlog
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select, true, tuple_
 
 from backoffice.bulk import Insert
 from backoffice.catching_up import CatchingUp
-from backoffice.records import Records
+from backoffice.history_rows import (
+    ACCEPTED,
+    ENDED,
+    OPEN,
+    POSITIONS,
+    clean,
+    folded,
+    in_order,
+    is_of_values,
+    links,
+    outcome_of,
+    rows,
+    write_links,
+)
+from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import commands, positions
 from bridge.client import Bridge
-from bridge.envelope import Step
-from bridge.record import Failure, Outcome
+from bridge.record import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -38,13 +50,8 @@ FIRST_LOOK = 50  # ended commands of each shard in a look at all of them; those 
 SHARDS_AT_ONCE = 8
 _ASKED_AT_ONCE = 100
 _ASKED_MOST = 2000  # open rows of one round
-_TEXT_CHARS = 4000  # of reason and payload that a search for words looks at
 _SCAN_ROWS = 5_000  # of one look for words
 _SCAN_S = 0.15  # for all looks of one call
-_OPEN = "open"  # state of a row whose end nobody has told
-_ENDED = Insert(commands, commands.c.keys(), over="id")
-_ACCEPTED = Insert(commands, commands.c.keys(), over="id", keep=True)  # one that has ended is known already
-_POSITIONS = Insert(positions, positions.c.keys(), over="shard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,9 @@ class History:
         self, records: Records, bridge: Bridge, *, ended: Callable[[list[Outcome]], None] = lambda outcomes: None
     ) -> None:
         self._records, self._bridge, self._ended = records, bridge, ended
-        self._positions: dict[int, str] | None = None  # shard → last entry read; None: to be read
+        self._places: dict[int, str] | None = None  # shard → where its record is read on; None: to be read
+        self._reached: dict[int, str] = {}  # shard → last entry ever read, beyond that place while it is read again
+        self._again: dict[int, str] = {}  # shard → an earlier place, where the next step begins
         self._waiting: deque[Outcome] = deque(maxlen=MAX_WAITING)
         self._catching_up = CatchingUp(range(bridge.shards))
         self._lost = self._read = 0
@@ -103,9 +112,12 @@ class History:
         self._waiting.append(outcome)
 
     def reread(self) -> None:
-        """Read the end of each record again: the server is another one, or was away."""
-        if self._positions is not None:
-            self._positions = {shard: _back(last) for shard, last in self._positions.items()}
+        """Read the end of each record again: the server is another one, or was away.
+
+        A step that is under way goes on from where it is; the next one goes back to where it was now.
+        """
+        for shard, place in (self._places or {}).items():
+            self._again[shard] = min(_back(place), self._again.get(shard, place), key=_order)
 
     @property
     def progress(self) -> Progress:
@@ -116,44 +128,55 @@ class History:
     async def step(self) -> None:
         """Write what was accepted here, then what ended anywhere, until nothing more is there."""
         await self._write_accepted()
-        if self._positions is None:
-            self._positions = await self._read_positions()
-        behind = await self._read_records(self._positions, list(self._positions), FIRST_LOOK)
+        if self._places is None:
+            self._reached = await self._read_positions()
+            # A server may have been lost while nobody was here to see it.
+            self._places = {shard: last if last == "0" else _back(last) for shard, last in self._reached.items()}
+        again, self._again = self._again, {}
+        self._places.update(again)
+        behind = await self._read_records(self._places, list(self._places), FIRST_LOOK)
         while behind:
             group, behind = behind[:SHARDS_AT_ONCE], behind[SHARDS_AT_ONCE:]
-            behind += await self._read_records(self._positions, group, READ_AT_ONCE)
+            behind += await self._read_records(self._places, group, READ_AT_ONCE)
         if time.monotonic() - self._asked_at > STALE_MS / 1000:
             self._asked_at = time.monotonic()
             await self._ask_for_open()
 
     async def _write_accepted(self) -> None:
         waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
-        if waiting:
-            await self._records.transact(lambda connection: _ACCEPTED.write(connection, _in_order(map(_row, waiting))))
+        try:
+            await self._write(ACCEPTED, list(waiting))
+        except Exception:
+            self._waiting = deque([*waiting, *self._waiting], MAX_WAITING)
+            raise
 
     async def _read_positions(self) -> dict[int, str]:
         async with self._records.reading() as connection:
             known = {row.shard: row.last for row in await connection.execute(select(positions))}
         return {shard: known.get(shard, "0") for shard in range(self._bridge.shards)}
 
-    async def _read_records(self, read: dict[int, str], shards: Sequence[int], limit: int) -> list[int]:
-        """One page of each of these shards; those that may have more."""
-        pages = await asyncio.gather(*(self._bridge.inspector.settled(s, read[s], limit) for s in shards))
+    async def _read_records(self, places: dict[int, str], shards: Sequence[int], limit: int) -> list[int]:
+        """One page of each of these shards, and ``places`` behind it; those that may have more."""
+        pages = await asyncio.gather(*(self._bridge.inspector.settled(s, places[s], limit) for s in shards))
         last_read: dict[int, str] = {}
-        rows: dict[str, tuple[Any, ...]] = {}
+        ended: dict[str, Outcome] = {}
+        new: list[Outcome] = []
         for shard, page in zip(shards, pages, strict=True):
-            last = read[shard]
-            if last != "0" and page.first is not None and _order(page.first) > _order(last) and page.ended:
+            if not page.ended:
+                continue
+            reached = _order(self._reached[shard])
+            if self._reached[shard] != "0" and page.first is not None and _order(page.first) > reached:
                 self._lost += 1
-                log.warning("part of the record was capped before it was read", shard=shard, since=last)
-            if page.ended:
-                last_read[shard] = page.ended[-1][0]
-            rows.update((outcome.id, _row(outcome)) for _, outcome in page.ended)
+                log.warning("part of the record was capped before it was read", shard=shard, since=self._reached[shard])
+            last_read[shard] = page.ended[-1][0]
+            ended.update((outcome.id, outcome) for _, outcome in page.ended)
+            new += [outcome for entry, outcome in page.ended if _order(entry) > reached]
         if last_read:
-            await self._write_ended(list(rows.values()), last_read)
-            read.update(last_read)
-            self._read += len(rows)
-            self._ended([outcome for page in pages for _, outcome in page.ended])
+            await self._write_ended(list(ended.values()), last_read)
+            places.update(last_read)
+            self._reached.update((s, max(last, self._reached[s], key=_order)) for s, last in last_read.items())
+            self._read += len(ended)
+            self._ended(new)
         full = {shard: page.ended for shard, page in zip(shards, pages, strict=True) if len(page.ended) == limit}
         await self._note(full, shards)
         return list(full)
@@ -169,12 +192,45 @@ class History:
                 self._catching_up.begins(shard, _order(ended[0][0])[0], _order(last)[0])
             self._catching_up.reached(shard, _order(ended[-1][0])[0])
 
-    async def _write_ended(self, rows: Sequence[tuple[Any, ...]], last_read: dict[int, str]) -> None:
-        def write(connection: Connection) -> None:
-            _ENDED.write(connection, _in_order(rows))
-            _POSITIONS.write(connection, _in_order(last_read.items()))
+    async def _write_ended(self, outcomes: Sequence[Outcome], last_read: dict[int, str]) -> None:
+        """The rows, and then or with them how far the records were read."""
+        written, places = rows(outcomes), in_order(last_read.items())
 
-        await self._records.transact(write)
+        def write(connection: Connection) -> None:
+            ENDED.write(connection, written)
+            POSITIONS.write(connection, places)
+
+        if not links(outcomes):
+            try:
+                await self._records.transact(write)
+                return
+            except RecordsUnavailable as error:
+                if not is_of_values(error.__cause__):
+                    raise
+        await self._write(ENDED, outcomes)
+        await self._records.transact(partial(POSITIONS.write, rows=places))
+
+    async def _write(self, insert: Insert, outcomes: Sequence[Outcome]) -> None:
+        await self._write_rows(insert, rows(outcomes))
+        # By themselves: with rows in one transaction they would be out of order, and two back offices wait in a circle.
+        if repeated := links(outcomes):
+            await self._records.transact(partial(write_links, links=repeated))
+
+    async def _write_rows(self, insert: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
+        """All but those that the database will not take; which ones these are, halves tell."""
+        if not rows:
+            return
+        try:
+            await self._records.transact(partial(insert.write, rows=rows))
+        except RecordsUnavailable as error:
+            if not is_of_values(error.__cause__):
+                raise
+            if len(rows) == 1:
+                log.error("a command cannot be kept in the history", id=rows[0][0], cause=str(error))
+                return
+            middle = len(rows) // 2
+            await self._write_rows(insert, rows[:middle])
+            await self._write_rows(insert, rows[middle:])
 
     async def _ask_for_open(self) -> None:
         """Rows that should have ended by now: their outcomes tell what a capped record did not."""
@@ -190,9 +246,7 @@ class History:
 
     async def _ask_for(self, ids: Sequence[str]) -> None:
         outcomes = await asyncio.gather(*(self._bridge.outcome(id) for id in ids))
-        rows = [_row(outcome) for outcome in outcomes if outcome is not None and outcome.ended]
-        if rows:
-            await self._records.transact(lambda connection: _ENDED.write(connection, _in_order(rows)))
+        await self._write(ENDED, [outcome for outcome in outcomes if outcome is not None and outcome.ended])
 
     # searching
 
@@ -212,7 +266,7 @@ class History:
                         break
                     place = row.issued_at, row.id
                     if row.fits:
-                        found.append(_outcome(row.data))
+                        found.append(outcome_of(row))
         open_ = {outcome.id: outcome for outcome in found if not outcome.ended}
         now = dict(zip(open_, await asyncio.gather(*map(self._as_now, open_.values())), strict=True))
         shown = [now.get(outcome.id, outcome) for outcome in found]
@@ -222,8 +276,9 @@ class History:
     async def get(self, id: str) -> Outcome | None:
         """A command that the servers have forgotten."""
         async with self._records.reading() as connection:
-            data = (await connection.execute(select(commands.c.data).where(commands.c.id == id))).scalar_one_or_none()
-        return None if data is None else _outcome(data)
+            query = select(commands.c.data, commands.c.requeued_as).where(commands.c.id == id)
+            found = (await connection.execute(query)).one_or_none()
+        return None if found is None else outcome_of(found)
 
     async def count(self) -> int:
         async with self._records.reading() as connection:
@@ -241,7 +296,7 @@ class History:
 def _open(before: int, after: tuple[int, str] | None) -> Select[Any]:
     """Open rows that were issued before that time (ms), oldest first, from a row on."""
     place = commands.c.issued_at, commands.c.id
-    query = select(*place).where(commands.c.state == _OPEN, commands.c.issued_at < before).order_by(*place)
+    query = select(*place).where(commands.c.state == OPEN, commands.c.issued_at < before).order_by(*place)
     return (query if after is None else query.where(tuple_(*place) > after)).limit(_ASKED_AT_ONCE)
 
 
@@ -252,18 +307,18 @@ def _page(wanted: Wanted, after: tuple[int, str] | None, limit: int) -> Any:
     if wanted.text is not None:
         words = _words(wanted.text)
         data = case((words, commands.c.data)).label("data")  # of most rows that are looked at nobody wants it
-    query = select(commands.c.id, commands.c.issued_at, words.label("fits"), data)
+    query = select(commands.c.id, commands.c.issued_at, words.label("fits"), data, commands.c.requeued_as)
     if after is not None:
         query = query.where(tuple_(commands.c.issued_at, commands.c.id) < after)
     return query.where(*_conditions(wanted)).order_by(commands.c.issued_at.desc(), commands.c.id.desc()).limit(limit)
 
 
 def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
-    conditions = [commands.c[name] == value for name in ("type", "subject", "user", "by", "node")
+    conditions = [commands.c[name] == clean(value) for name in ("type", "subject", "user", "by", "node")
                   if (value := getattr(wanted, name)) is not None]  # fmt: skip
     if wanted.state is not None:
         ended = wanted.state in ("done", "rejected", "expired", "dead", "cancelled")
-        conditions.append(commands.c.state == (wanted.state if ended else _OPEN))
+        conditions.append(commands.c.state == (wanted.state if ended else OPEN))
     if wanted.since is not None:
         conditions.append(commands.c.issued_at >= wanted.since)
     if wanted.until is not None:
@@ -272,33 +327,8 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
 
 
 def _words(text: str) -> ColumnElement[bool]:
-    return func.lower(commands.c.text).contains(text.lower(), autoescape=True)
-
-
-def _row(outcome: Outcome) -> tuple[Any, ...]:
-    """The columns of a command, in their order."""
-    kind, _, id = outcome.subject.partition(":")
-    payload = outcome.payload if isinstance(outcome.payload, dict) else {}
-    user = id if kind == "user" else payload.get("user")
-    text = f"{outcome.reason or ''}\n{orjson.dumps(outcome.payload).decode()}"
-    return (
-        outcome.id, outcome.type[:64], outcome.subject[:97], user[:64] if isinstance(user, str) else None,
-        outcome.issued_by[:100], outcome.state if outcome.ended else _OPEN, outcome.node, outcome.issued_at,
-        outcome.timeline[-1].at if outcome.ended and outcome.timeline else None,
-        text[:_TEXT_CHARS].replace("\0", ""), orjson.dumps(outcome).decode(),
-    )  # fmt: skip
-
-
-def _outcome(data: str) -> Outcome:
-    record = orjson.loads(data)
-    record["timeline"] = tuple(Step(**step) for step in record["timeline"])
-    record["error"] = None if record["error"] is None else Failure(**record["error"])
-    return Outcome(**record)
-
-
-def _in_order(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """By their key, so that two back offices that write the same rows do not wait for each other in a circle."""
-    return sorted(rows, key=itemgetter(0))
+    # Folded once more for rows of an older version, which may write to the same database.
+    return func.lower(commands.c.text).contains(clean(folded(text)), autoescape=True)
 
 
 def _back(entry: str) -> str:

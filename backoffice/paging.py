@@ -16,6 +16,7 @@ from backoffice.problems import Fault, Problem, invalid
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 100
 MAX_CURSOR = 1000  # characters
+MAX_NUMBER = 2**63 - 1  # what a database holds
 
 T = TypeVar("T")
 K = TypeVar("K", int, str)
@@ -45,7 +46,7 @@ class Paged(Limited):
             value = orjson.loads(base64.b64decode(self.cursor + "=" * (-len(self.cursor) % 4), b"-_", validate=True))
         except (binascii.Error, ValueError):
             raise bad_cursor() from None
-        if type(value) is not kind:
+        if type(value) is not kind or (type(value) is int and not -MAX_NUMBER <= int(value) <= MAX_NUMBER):
             raise bad_cursor()
         return value
 

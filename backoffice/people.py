@@ -277,6 +277,7 @@ async def _clear(connection: AsyncConnection) -> None:
 
 async def _begin(connection: AsyncConnection, name: str, address: str, agent: str) -> str:
     secret, now = secrets.token_urlsafe(32), _now()
+    agent = agent.encode(errors="replace").decode()  # a header's bytes may be no text
     row = {"digest": _digest(secret), "operator": name, "created_at": now, "seen_at": now,
            "expires_at": now + SESSION_S * 1000, "address": address[:64], "agent": agent[:200]}  # fmt: skip
     await connection.execute(insert(sessions).values(row))

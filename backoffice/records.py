@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -21,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from bridge.errors import BridgeError, Misconfigured
 
 BUSY_S = 5.0  # for another process to let go of a SQLite file
+MIGRATING_S = 300.0  # for another process to have made or changed the tables of a SQLite file
 T = TypeVar("T")
 _MIGRATION_LOCK = 0x63_68_61_74  # any number: of the advisory lock under which one back office migrates at a time
 
@@ -161,20 +164,42 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 async def _migrate(engine: AsyncEngine) -> None:
+    """All of it or nothing, by one process at a time. Raises Misconfigured."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-
-    def upgrade(connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(upgrade)
+        async with engine.connect() as connection:
+            if await connection.run_sync(_is_current, ScriptDirectory.from_config(config)):
+                return
+        async with engine.connect() as connection:
+            if connection.dialect.name == "sqlite":  # its driver would commit before each change of a table
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+            async with connection.begin():
+                await connection.run_sync(_upgrade, config)
     except (DBAPIError, OSError) as error:
         where = engine.url.render_as_string(hide_password=True)
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise Misconfigured(f"BACKOFFICE_DATABASE_URL={where} does not open: {cause}") from error
+
+
+def _is_current(connection: Connection, script: ScriptDirectory) -> bool:
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
+        where = connection.engine.url.render_as_string(hide_password=True)
+        raise Misconfigured(
+            f"BACKOFFICE_DATABASE_URL={where} is of a later version ({found}) than this program "
+            f"({script.get_current_head()}); start that version again, or restore a backup from before it"
+        )
+    return found == script.get_current_head()
+
+
+def _upgrade(connection: Connection, config: Config) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    else:
+        connection.execute(text(f"PRAGMA busy_timeout = {int(MIGRATING_S * 1000)}"))
+        connection.execute(text("BEGIN IMMEDIATE"))
+        connection.execute(text(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -97,8 +97,9 @@ commands = Table(
     Column("node", String(63)),
     Column("issued_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),  # None while nobody has told of its end
-    Column("text", Text, nullable=False),  # what a search for words looks at: reason and payload
+    Column("text", Text, nullable=False),  # what a search for words looks at: reason and payload, folded
     Column("data", Text, nullable=False),  # JSON: the whole record
+    Column("requeued_as", String(40)),  # the command that repeats this one, as that one told
     Index("ix_commands_issued_at_id", "issued_at", "id"),
     Index("ix_commands_type_issued_at_id", "type", "issued_at", "id"),
     Index("ix_commands_subject_issued_at_id", "subject", "issued_at", "id"),

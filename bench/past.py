@@ -11,7 +11,7 @@ from functools import partial
 import orjson
 from sqlalchemy import Connection, func, select
 
-from backoffice import audit, history
+from backoffice import audit, history_rows
 from backoffice.records import Records
 from backoffice.tables import commands
 from bridge.envelope import Step
@@ -40,7 +40,7 @@ async def make(records: Records, count: int, say: Callable[[int], None] = lambda
 
 def _write(batch: Sequence[Outcome], connection: Connection) -> None:
     """By the very code that feeds the history and writes the chain."""
-    history._ENDED.write(connection, list(map(history._row, batch)))
+    history_rows.ENDED.write(connection, history_rows.rows(batch))
     audit._append("bench", None, list(map(_line, batch)), connection)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from aiohttp import web
@@ -9,12 +10,14 @@ from pydantic import Field
 
 from backoffice.api.command_views import CommandView, StateName, plain
 from backoffice.history import Wanted
+from backoffice.intake import ID_PATTERN
 from backoffice.operators import Role
-from backoffice.paging import Paged, bad_cursor, cursor_of
+from backoffice.paging import MAX_NUMBER, Paged, bad_cursor, cursor_of
 from backoffice.routes import HISTORY, Call, ListOf, Route, reply
 from backoffice.times import Time, ms_or_none, time_or_none
 
 Name = Annotated[str, Field(max_length=100)]
+_PLACE = re.compile(f"([0-9]{{1,19}}) ({ID_PATTERN[1:-1]})")
 
 
 class CommandQuery(Paged):
@@ -60,10 +63,10 @@ async def listing(call: Call[CommandQuery, None]) -> web.StreamResponse:
 def _place(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
-    issued_at, _, id = cursor.partition(" ")
-    if not issued_at.isdecimal() or not id:
+    place = _PLACE.fullmatch(cursor)
+    if place is None or int(place[1]) > MAX_NUMBER:
         raise bad_cursor()
-    return int(issued_at), id
+    return int(place[1]), place[2]
 
 
 _SEARCHED = ("searched_until", "complete", "rebuilt")

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 from pydantic import BaseModel
 
 from backoffice.api import nodes
+from backoffice.paging import cursor_of
 from bridge.channels import Channel
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
@@ -20,8 +22,8 @@ from bridge.envelope import Command
 from bridge.inspector import NodeInfo
 from bridge.registry import Registry
 from bridge.telemetry import Started
-from tests.backoffice.conftest import serving
-from tests.backoffice.service import CHAT_KEY, Api, backoffice, settings
+from tests.backoffice.conftest import both_databases, serving
+from tests.backoffice.service import CHAT_KEY, PASSWORD, Api, backoffice, settings
 from tests.recorder import Recorder
 from tests.servers import Server
 from tests.waiting import until
@@ -220,3 +222,32 @@ async def test_a_chat_token_is_for_the_user_and_only_in_the_demo(api: Api, bridg
     assert datetime.fromtimestamp(claims["exp"], UTC) == datetime.fromisoformat(answer.json["expires_at"])
     async with backoffice(bridge_settings, chat_key=None) as elsewhere:
         assert (await elsewhere.get("/chat-token?user=u7")).status == 404
+
+
+HUGE = 2**63
+
+
+@both_databases
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/commands", f"{HUGE} 1-1-1"), ("/commands", f"{10**22} 1-1-1"), ("/commands", "1 "), ("/commands", "1 a\0"),
+        ("/commands", "\u0661 1-1-1"), ("/audit", HUGE), ("/audit", -HUGE), ("/audit", 2**64 - 1),
+    ],
+)  # fmt: skip
+async def test_a_cursor_that_no_list_gives_is_refused(database_url: str, api: Api, path: str, value: int | str) -> None:
+    answer = await api.get(f"{path}?cursor={cursor_of(value)}")
+    assert (answer.status, answer.json["errors"][0]["code"]) == (422, "bad_cursor")
+    assert (await api.get(f"{path}?cursor={cursor_of('1 1-1-1' if isinstance(value, str) else 1)}")).status == 200
+
+
+async def test_a_browser_whose_name_is_no_text_logs_in(api: Api) -> None:
+    reader, writer = await asyncio.open_connection(*api.url.removeprefix("http://").split(":"))
+    body = orjson.dumps({"name": "admin", "password": PASSWORD})
+    writer.write(
+        b"POST /api/v1/session HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nUser-Agent: a\xffb\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    answer = await reader.read()
+    writer.close()
+    assert answer.split()[1] == b"200", answer
