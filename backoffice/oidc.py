@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from joserfc import jwt
-from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet
-from joserfc.jws import JWSRegistry
+from joserfc.errors import BadSignatureError, InvalidKeyIdError, JoseError
+from joserfc.jwk import Key, KeySet, import_key
+from joserfc.jws import JWSRegistry, extract_compact
 from yarl import URL
 
 from backoffice.groups import Groups
@@ -35,9 +35,12 @@ ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 ANSWER_S = 4.0  # of the provider, for each of its answers
 ANSWER_BYTES = 1 << 18
 KNOWN_S = 3600.0  # what the provider says of itself is read again after it
-AGAIN_S = 2.0  # before it a provider that did not answer is not asked again, nor for its keys when a token's is unknown
+AGAIN_S = 2.0  # before it a provider that did not answer well is not asked again, nor for keys when a token fits none
 LEEWAY_S = 30
 _SIGNING = ("RSA", "EC", "OKP")
+_MOST_KEYS = 50  # that one provider may have
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,12 @@ class Provider:
 
     def __init__(
         self, issuer: str, client_id: str, client_secret: str | None, groups: Groups, scopes: str,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, ages: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
+        """``clock`` is what tokens are held against; how old anything is here is told by ``ages``."""
         self.issuer = issuer
         self._client_id, self._client_secret = client_id, client_secret
-        self._groups, self._scopes, self._clock = groups, scopes, clock
+        self._groups, self._scopes, self._clock, self._ages = groups, scopes, clock, ages
         self._asking = asyncio.Lock()
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
@@ -150,12 +154,11 @@ class Provider:
 
     async def _verify(self, token: str, endpoints: Endpoints) -> dict[str, Any]:
         """What a token says that the provider has signed."""
-        registry = JWSRegistry(algorithms=ALGORITHMS)
         try:
             try:
-                return jwt.decode(token, await self._key_set(endpoints), registry=registry).claims
-            except InvalidKeyIdError:  # keys are changed now and then
-                return jwt.decode(token, await self._key_set(endpoints, newer=True), registry=registry).claims
+                return _signed(token, await self._key_set(endpoints))
+            except (InvalidKeyIdError, BadSignatureError):  # keys are changed now and then, some under their old names
+                return _signed(token, await self._key_set(endpoints, newer=True))
         except (JoseError, ValueError, TypeError, RecursionError) as error:
             raise _unbelievable(str(error)) from None
 
@@ -175,14 +178,9 @@ class Provider:
 
     async def _discover(self) -> Endpoints:
         async with self._asking:
-            if self._endpoints is None or self._clock() - self._endpoints_at > KNOWN_S:
-                if self._clock() - self._away_at < AGAIN_S:
-                    raise self._away("it did not answer a moment ago")
+            if self._endpoints is None or self._ages() - self._endpoints_at > KNOWN_S:
                 where = URL(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
-                status, told = await self._ask("GET", where)
-                if status != 200:
-                    raise self._away(f"{where} answers with status {status}")
-                self._endpoints, self._endpoints_at = self._read(told), self._clock()
+                self._endpoints, self._endpoints_at = await self._fetch(where, self._read), self._ages()
             return self._endpoints
 
     def _read(self, told: Mapping[str, Any]) -> Endpoints:
@@ -208,17 +206,31 @@ class Provider:
 
     async def _key_set(self, endpoints: Endpoints, *, newer: bool = False) -> KeySet:
         async with self._asking:
-            age = self._clock() - self._keys_at
+            age = self._ages() - self._keys_at
             if self._keys is None or age > KNOWN_S or (newer and age > AGAIN_S):
-                status, told = await self._ask("GET", endpoints.keys)
-                try:
-                    keys = [key for key in told["keys"] if key["kty"] in _SIGNING and key.get("use") != "enc"]
-                    if status != 200 or not keys:
-                        raise ValueError(f"{endpoints.keys} answers with status {status} and {len(keys)} keys")
-                    self._keys, self._keys_at = KeySet.import_key_set({"keys": keys}), self._clock()
-                except (JoseError, ValueError, KeyError, TypeError) as error:
-                    raise self._away(f"its keys cannot be read: {error}") from None
+                self._keys, self._keys_at = await self._fetch(endpoints.keys, self._read_keys), self._ages()
             return self._keys
+
+    def _read_keys(self, told: Mapping[str, Any]) -> KeySet:
+        """Those that can be used here; others may be for other things, or of a kind that is yet to come."""
+        listed = told.get("keys")
+        keys = [key for each in (listed if isinstance(listed, list) else [])[:_MOST_KEYS] if (key := _key(each))]
+        if not keys:
+            raise self._away("its keys cannot be read: there is none of RSA, EC or Ed25519 that signs")
+        return KeySet(keys)
+
+    async def _fetch(self, url: URL, read: Callable[[Mapping[str, Any]], T]) -> T:
+        """What the provider publishes there. While it has nothing that can be used, it is left alone in between."""
+        if self._ages() - self._away_at < AGAIN_S:
+            raise self._away("it did not answer, or nothing of use, a moment ago")
+        try:
+            status, told = await self._ask("GET", url)
+            if status != 200:
+                raise self._away(f"{url} answers with status {status}")
+            return read(told)
+        except Problem:
+            self._away_at = self._ages()
+            raise
 
     async def _ask(self, method: str, url: URL, **options: Any) -> tuple[int, dict[str, Any]]:
         """Status and JSON object of an answer, which is bounded in time and size."""
@@ -235,7 +247,6 @@ class Provider:
                     if len(body) > ANSWER_BYTES:
                         raise self._away(f"{url} answers with more than {ANSWER_BYTES} bytes")
         except (ClientError, TimeoutError, OSError) as error:
-            self._away_at = self._clock()
             raise self._away(f"{url}: {str(error) or type(error).__name__}"[:300]) from None
         try:
             told = orjson.loads(body)
@@ -253,6 +264,31 @@ class Provider:
 def is_private(url: URL) -> bool:
     """Whether nobody on the way can read along."""
     return bool(url.host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host or "")))
+
+
+def _key(told: object) -> Key | None:
+    """None: not one to check signatures with, or not one that is understood (RFC 7517, section 5)."""
+    if not isinstance(told, dict) or told.get("kty") not in _SIGNING or told.get("use") == "enc":
+        return None
+    try:
+        key = import_key(told)
+        key.ensure_kid()
+    except (JoseError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return key
+
+
+def _signed(token: str, keys: KeySet) -> dict[str, Any]:
+    """What the token says. Raises InvalidKeyIdError or BadSignatureError if none of these keys has signed it."""
+    registry = JWSRegistry(algorithms=ALGORITHMS)
+    if extract_compact(token.encode(), registry=registry).headers().get("kid"):
+        return jwt.decode(token, keys, registry=registry).claims
+    for key in keys:  # it does not name one
+        try:
+            return jwt.decode(token, key, registry=registry).claims
+        except JoseError:
+            continue
+    raise BadSignatureError
 
 
 def _unbelievable(why: str) -> Problem:

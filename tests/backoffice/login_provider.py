@@ -35,6 +35,8 @@ class LoginProvider:
         self.claims: dict[str, Any] = {}
         self.discovery: dict[str, Any] = {}
         self.keys, self.signs = [key("one")], "one"
+        self.odd_keys: list[object] = []  # published beside them
+        self.broken = ""  # what answers with status 500
         self.bend: Callable[[dict[str, Any]], str] | None = None  # claims → token
         self.asked: list[str] = []
         self.gate = asyncio.Event()  # discovery waits for it
@@ -62,6 +64,8 @@ class LoginProvider:
     async def _discovery(self, _request: web.Request) -> web.Response:
         self.asked.append("discovery")
         await self.gate.wait()
+        if self.broken == "discovery":
+            return web.json_response({}, status=500)
         return web.json_response({
             "issuer": self.url, "authorization_endpoint": f"{self.url}/authorize",
             "token_endpoint": f"{self.url}/token", "jwks_uri": f"{self.url}/keys",
@@ -110,13 +114,19 @@ class LoginProvider:
 
     async def _keys(self, _request: web.Request) -> web.Response:
         self.asked.append("keys")
-        return web.json_response(KeySet(list(self.keys)).as_dict(private=False))
+        if self.broken == "keys":
+            return web.json_response({}, status=500)
+        return web.json_response({"keys": [*self.odd_keys, *KeySet(list(self.keys)).as_dict(private=False)["keys"]]})
 
 
 def unsigned(claims: dict[str, Any]) -> str:
     signed = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key("k" * 32)).split(".")
     head = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
     return f"{head}.{signed[1]}."
+
+
+def without_key_id(claims: dict[str, Any]) -> str:
+    return jwt.encode({"alg": "RS256"}, claims, key("one"))
 
 
 def by_another_key(claims: dict[str, Any]) -> str:

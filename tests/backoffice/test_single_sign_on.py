@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from joserfc import jwt
 from joserfc.jwk import RSAKey
 from pydantic import SecretStr
 from yarl import URL
@@ -30,6 +31,7 @@ from tests.backoffice.login_provider import (
     by_the_clients_secret,
     key,
     unsigned,
+    without_key_id,
 )  # fmt: skip
 from tests.backoffice.service import PASSWORD, Api, backoffice
 
@@ -285,7 +287,71 @@ async def test_a_provider_without_keys_is_told(
     status, page = await browser.log_in()
     assert (status, "its keys cannot be read" in page) == (503, True), page
     provider.keys = [key("one")]
+    monkeypatch.setattr(oidc, "AGAIN_S", 0.0)
     assert (await browser.log_in())[0] == 303  # that there were none was not kept
+
+
+ODD_KEYS = [
+    {"kty": "EC", "crv": "P-192", "x": "AA", "y": "AA", "kid": "odd", "use": "sig"},
+    {"kty": "OKP", "crv": "of the future", "x": "AAAA", "kid": "odd"},
+    {"kty": "RSA", "n": "AQAB", "kid": "odd"},
+    {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"},
+    {"n": 5},
+    {**key("two").as_dict(private=False), "use": None},
+    None,
+    "odd",
+]
+
+
+async def test_keys_that_are_not_understood_are_passed_over(provider: LoginProvider, browser: Browser) -> None:
+    provider.odd_keys = ODD_KEYS
+    assert (await browser.log_in())[0] == 303
+
+
+async def test_a_token_that_names_no_key_is_tried_with_each(provider: LoginProvider, browser: Browser) -> None:
+    provider.keys, provider.bend = [key("two"), key("one")], without_key_id
+    assert (await browser.log_in())[0] == 303
+    provider.bend = lambda claims: without_key_id(claims)[:-9] + "AAAAAAAAA"
+    assert (await browser.log_in())[0] == 403
+
+
+async def test_a_key_that_is_changed_under_its_old_name_is_asked_for_again(
+    provider: LoginProvider, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await browser.log_in())[0] == 303
+    changed = RSAKey.import_key({**key("two").as_dict(private=True), "kid": "one"})
+    provider.keys, provider.bend = [changed], lambda claims: jwt.encode({"alg": "RS256", "kid": "one"}, claims, changed)
+    monkeypatch.setattr(oidc, "AGAIN_S", 1000.0)
+    assert (await browser.log_in())[0] == 403
+    assert provider.asked.count("keys") == 1
+    monkeypatch.setattr(oidc, "AGAIN_S", 0.0)
+    assert (await browser.log_in())[0] == 303
+
+
+@pytest.mark.parametrize("broken", ["discovery", "issuer", "keys"])
+async def test_a_provider_that_answers_with_errors_is_left_alone_in_between(
+    provider: LoginProvider, browser: Browser, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(oidc, "AGAIN_S", 1000.0)
+    provider.broken, provider.discovery = broken, {"issuer": "another"} if broken == "issuer" else {}
+
+    async def fail() -> int:
+        return (await (browser.log_in() if broken == "keys" else browser.get(f"{browser.url}/login/provider")))[0]
+
+    assert [await fail() for _ in range(3)] == [503] * 3
+    assert provider.asked.count("keys" if broken == "keys" else "discovery") == 1
+    monkeypatch.setattr(oidc, "AGAIN_S", 0.0)
+    provider.broken, provider.discovery = "", {}
+    assert (await browser.log_in())[0] == 303
+
+
+async def test_a_clock_that_is_set_makes_nothing_old(provider: LoginProvider) -> None:
+    now = time.time()
+    asking = oidc.Provider(provider.url, CLIENT, SECRET, Groups.parse(ROLES), "openid", clock=lambda: now)
+    for _ in range(3):
+        now += 2 * oidc.KNOWN_S
+        await asking.begin(oidc.Attempt.new("/"), "http://office/back")
+    assert provider.asked == ["discovery"]
 
 
 @pytest.mark.parametrize("way", ["public", "form"])
