@@ -150,7 +150,7 @@ class BackofficeSettings(Settings):
 
     @property
     def proxies(self) -> Proxies:
-        return Proxies.parse(self.trusted_proxies or "")
+        return Proxies.parse(self.trusted_proxies or "", published_here=self.published_on is not None)
 
     @property
     def tokens(self) -> Tokens:

@@ -9,19 +9,22 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 Network = IPv4Network | IPv6Network
+_FORWARDED = ("forwarded", "x-forwarded-")  # as the headers of proxies begin
 _MAX_CHARS = 64  # of an address with brackets and port, as a proxy writes it
 
 
 class Proxies:
     """Networks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
 
-    def __init__(self, trusted: Iterable[Network] = ()) -> None:
-        self._trusted = tuple(trusted)
+    def __init__(self, trusted: Iterable[Network] = (), *, published_here: bool = False) -> None:
+        """``published_here``: who comes through a container's port comes from this machine, whatever their address."""
+        self._trusted, self._published_here = tuple(trusted), published_here
 
     @classmethod
-    def parse(cls, text: str) -> Proxies:
+    def parse(cls, text: str, *, published_here: bool = False) -> Proxies:
         """Addresses and networks, separated by commas. Raises ValueError."""
-        return cls(ip_network(part.strip()) for part in text.split(",") if part.strip())
+        networks = (ip_network(part.strip()) for part in text.split(",") if part.strip())
+        return cls(networks, published_here=published_here)
 
     def __bool__(self) -> bool:
         return bool(self._trusted)
@@ -53,6 +56,11 @@ class Proxies:
         """Whether nobody on the way can read along: it is encrypted, or does not leave the browser's own machine."""
         if self.is_https(request):
             return True
+        # The host is what the caller writes; and a proxy's own address says nothing of the way to the proxy.
+        if any(name.lower().startswith(_FORWARDED) for name in request.headers):
+            return False
+        if not self._published_here and not is_loopback(request.remote or ""):
+            return False
         try:
             return is_loopback(URL(f"http://{request.host}").host or "")
         except ValueError:

@@ -330,6 +330,20 @@ MUTANTS = (
         "no session in plain HTTP beyond loopback", "backoffice/proxies.py",
         'return is_loopback(URL(f"http://{request.host}").host or "")', "return True", (PRIVATE,),
     ),
+    Mutant(
+        "cookies begin behind a semicolon", "backoffice/access.py",
+        '(hdrs.COOKIE, ())).split(";")', '(hdrs.COOKIE, ())).replace(" ", ";").split(";")',
+        (PRIVATE, "-k", "another_cookies"),
+    ),
+    Mutant(
+        "the last line of X-Forwarded-For", "backoffice/proxies.py",
+        '",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ()))', 'request.headers.get(hdrs.X_FORWARDED_FOR, "")',
+        (PRIVATE, "-k", "address_is"),
+    ),
+    Mutant(
+        "who does not read is cut off", "backoffice/api/live.py", "request.transport.abort()", "pass",
+        (STOLEN, "-k", "not_read"),
+    ),
 )  # fmt: skip
 
 

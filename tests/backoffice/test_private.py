@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import pytest
+from aiohttp import web
 from multidict import CIMultiDict
 from pydantic import SecretStr
 from yarl import URL
@@ -114,7 +115,29 @@ async def test_the_callers_address_is_the_last_that_no_trusted_proxy_has(bridge_
 async def test_who_is_no_trusted_proxy_is_not_believed(bridge_settings: BridgeSettings) -> None:
     async with backoffice(bridge_settings, trusted_proxies="10.0.0.0/8") as api:
         assert (await log_in(api, PROXIED))[0] == 403
-        assert list((await log_in(api, {**PROXIED, "Host": "localhost"}))[1]) == ["session"]
+        assert list((await log_in(api, {**HERE, "Host": "localhost"}))[1]) == ["session"]
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.1", "10.0.0.0/8"])
+@pytest.mark.parametrize("told", ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"])
+async def test_a_loopback_host_behind_a_proxy_is_not_the_browsers_own(
+    bridge_settings: BridgeSettings, trusted: str, told: str
+) -> None:
+    async with backoffice(bridge_settings, trusted_proxies=trusted) as api:
+        _, cookies = await log_in(api)
+        beyond = {**HERE, "Host": "localhost", told: "http"}
+        status, refused = await log_in(api, beyond)
+        assert (status, list(refused)) == (403, [])
+        assert await me(api, f"session={cookies['session'].value}", beyond) == 401
+
+
+@pytest.mark.parametrize(("published", "status"), [(None, 403), ("127.0.0.1", 200)])
+async def test_who_comes_from_another_address_may_if_only_this_machine_can(
+    bridge_settings: BridgeSettings, monkeypatch: pytest.MonkeyPatch, published: str | None, status: int
+) -> None:
+    monkeypatch.setattr(web.BaseRequest, "remote", "172.17.0.1")  # as a container's port has it, and also a neighbour
+    async with backoffice(bridge_settings, published_on=published) as api:
+        assert (await log_in(api))[0] == status
 
 
 # Other sites of the same domain can set each of these, as none has the name that browsers keep for the site itself.
