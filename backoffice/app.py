@@ -177,12 +177,20 @@ async def _connected(
 @asynccontextmanager
 async def _running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(work) for work in works]
+    for task in tasks:
+        task.add_done_callback(_check_end)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_end(task: asyncio.Task[None]) -> None:
+    """None of them ends by itself."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a task of the back office ended", task=str(task.get_coro()), exc_info=error)
 
 
 def _reread(history: History, event: object) -> None:

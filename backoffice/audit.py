@@ -11,57 +11,47 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
+import structlog
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from backoffice.bulk import Insert
+from backoffice.audit_rows import Act, Line, append
 from backoffice.records import Records, RecordsUnavailable
-from backoffice.tables import audit, audit_heads
-from bridge.chain import FIRST_PREV, Entry, seal
 
 INTENT = "intended"  # the result of an entry that is written before the effect
+NOT_BEGUN = "not begun: the caller left, or the database was slow"  # of an intent that came to disk too late
 MAX_WAITING = 20_000  # entries that wait for the database; beyond it writes are refused
 RESULTS_WAIT_S = 0.02  # for intents, to be written with them
+ANSWER_S = 2.0  # a database that takes longer holds nobody up: callers hear of it
+RETRY_S = 1.0  # until results that were not taken are tried again, if no intent comes before
+_LAST_S = 2.0  # for what waits when the back office stops
 _AT_ONCE = 1000  # entries a transaction, and what the last of its callers has beyond
 _TRIES = 5  # of a transaction where another process writes the same chain
-_ENTRIES = Insert(audit, Entry._fields)
-_HEADS = Insert(audit_heads, audit_heads.c.keys(), over="chain")
-
-
-class Act(NamedTuple):
-    """What somebody wants to do, to one target."""
-
-    by: str
-    action: str
-    target: str
-    address: str
-    request_id: str
-    reason: str | None
-    detail: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Line:
-    """An entry that is to be written."""
-
-    act: Act
-    detail: str
-    result: str
-    of: Line | None  # whose result it tells
-    at: int
-    seq: int | None = None  # None: it is not on disk
+log = structlog.get_logger(__name__)
 
 
 class _Waiting(NamedTuple):
+    """Entries of one call, written together or not at all.
+
+    Where the database does not take them, their caller hears of it and they are dropped. Results have no caller
+    who could try again, so they wait on. An entry that no database would take fails alone.
+    """
+
     lines: Sequence[Line]
-    written: asyncio.Future[None] | None  # None: nobody waits
+    written: asyncio.Future[None] | None  # None: results
+
+    @property
+    def intents(self) -> bool:
+        return all(line.result == INTENT for line in self.lines)
+
+    @property
+    def left(self) -> bool:
+        """Whether their caller is gone, or was told that they were not written."""
+        return self.written is not None and self.written.done()
 
 
 class Audit:
@@ -69,9 +59,12 @@ class Audit:
 
     def __init__(self, records: Records, chain: str) -> None:
         self.chain = chain
+        self.ended = False  # nothing is written any more
         self._records = records
         self._waiting: deque[_Waiting] = deque()
         self._count = 0  # entries that wait
+        self._kept: list[_Waiting] = []  # results that the database did not take; they go in front of the others
+        self._apart = 0  # so many of those that wait go one by one, as one of them was refused
         self._stirred = asyncio.Event()
         self._soon: asyncio.TimerHandle | None = None
         self._head: tuple[int, str] | None = None  # seq and hash; None: to be read
@@ -79,7 +72,8 @@ class Audit:
     async def intend(self, acts: Sequence[Act]) -> list[Line]:
         """Write that these are about to be done; on disk when this returns. Raises RecordsUnavailable.
 
-        The answer is what ``conclude`` takes, in the order of the acts.
+        The answer is what ``conclude`` takes, in the order of the acts. Where it raises, or is cancelled, they are
+        not in the chain, or get the result ``NOT_BEGUN`` there.
         """
         return await self._write(acts, INTENT)
 
@@ -89,10 +83,11 @@ class Audit:
 
     def conclude(self, of: Line, result: str) -> None:
         """Tell what came of an intent; written soon. While the database is away the oldest of these wait, bounded."""
-        if self._count < MAX_WAITING:
-            self._put(_Waiting((Line(of.act, of.detail, result[:200], of, _now_ms()),), None))
-            if self._soon is None:
-                self._soon = asyncio.get_running_loop().call_later(RESULTS_WAIT_S, self._stirred.set)
+        if self.ended or self._count >= MAX_WAITING:
+            log.error("the audit chain lacks a result", chain=self.chain, of=of.seq, result=result)
+            return
+        self._put(_Waiting((Line(of.act, of.detail, result[:200], of, _now_ms()),), None))
+        self._stir_in(RESULTS_WAIT_S)
 
     async def run(self) -> None:
         """Write what is put in, until cancelled; what waits then is written first."""
@@ -104,57 +99,141 @@ class Audit:
                 await asyncio.shield(draining)  # a transaction that has begun ends
         finally:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(_LAST_S):
                     if draining is not None:
                         await draining
-                    await self._drain()
-            self._fail(self._waiting, RecordsUnavailable("the back office stops"))
+                    await self._drain()  # what came while that one wrote its last group
+            self._end()
 
     async def _write(self, acts: Sequence[Act], result: str) -> list[Line]:
+        if self.ended:
+            raise RecordsUnavailable("the back office stops")
         if self._count + len(acts) > MAX_WAITING:
             raise RecordsUnavailable("too much waits to be written to the audit chain")
         now = _now_ms()
         lines = [Line(act, orjson.dumps(act.detail).decode(), result[:200], None, now) for act in acts]
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put(_Waiting(lines, written))
+        waiting = _Waiting(lines, written)
+        self._put(waiting)
         self._stirred.set()
-        await written
+        try:
+            await written
+        except asyncio.CancelledError:
+            # Its group came to disk in the very moment in which the caller left.
+            if not written.cancelled() and written.exception() is None:
+                self._not_begun(waiting)
+            raise
         return lines
 
     def _put(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
         self._count += len(waiting.lines)
 
+    def _stir_in(self, seconds: float) -> None:
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(seconds, self._stirred.set)
+
     async def _drain(self) -> None:
+        """Write or fail all that waits; results that the database does not take wait on."""
         self._stirred.clear()
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
+        self._put_back(self._kept)
+        self._kept = []
         while self._waiting:
-            group = self._next_group()
-            try:
-                await self._commit([line for waiting in group for line in waiting.lines])
-            except RecordsUnavailable as error:
-                self._head = None
-                self._fail(group, error)
-            else:
-                for _, written in group:
-                    if written is not None and not written.done():
-                        written.set_result(None)
+            if group := self._next_group():
+                try:
+                    await self._try(group)
+                except Exception as error:
+                    self._not_taken(group, error)
+        if self._kept:
+            self._stir_in(RETRY_S)
 
     def _next_group(self) -> list[_Waiting]:
+        """Without the intents whose callers have left: nothing will be done, so there is nothing to tell."""
         group: list[_Waiting] = []
         size = 0
-        while self._waiting and size < _AT_ONCE:
-            group.append(self._waiting.popleft())
-            size += len(group[-1].lines)
-        self._count -= size
+        most = 1 if self._apart else _AT_ONCE
+        while self._waiting and size < most:
+            waiting = self._waiting.popleft()
+            self._count -= len(waiting.lines)
+            self._apart = max(0, self._apart - 1)
+            if not (waiting.left and waiting.intents):
+                group.append(waiting)
+                size += len(waiting.lines)
         return group
+
+    async def _try(self, group: Sequence[_Waiting]) -> None:
+        """Raises whatever keeps it from the disk. Callers who have waited too long are told meanwhile."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def late() -> None:
+            nonlocal timer
+            self._fail([*group, *self._waiting], RecordsUnavailable("the back office's database does not answer"))
+            timer = loop.call_later(ANSWER_S, late)  # for those who come now
+
+        timer = loop.call_later(ANSWER_S, late)
+        try:
+            await self._commit([line for waiting in group for line in waiting.lines])
+        except asyncio.CancelledError:
+            self._fail(group, RecordsUnavailable("the back office stops"))
+            raise
+        finally:
+            timer.cancel()
+        for waiting in group:
+            if waiting.written is None:
+                continue
+            if waiting.left:
+                self._not_begun(waiting)
+            else:
+                waiting.written.set_result(None)
+
+    def _not_taken(self, group: Sequence[_Waiting], error: Exception) -> None:
+        self._head = None
+        results = [waiting for waiting in group if waiting.written is None]
+        if not _is_refusal(error):
+            self._apart = 0
+            room = MAX_WAITING - len(self._kept)
+            self._kept += results[:room]
+            self._lose(results[room:])
+        elif len(group) > 1:
+            self._put_back(group)
+            self._apart = len(group)
+            return
+        else:
+            self._lose(results)
+        if not isinstance(error, RecordsUnavailable):
+            log.error("the audit chain was not written", chain=self.chain, exc_info=error)
+            error = RecordsUnavailable(f"the audit chain was not written: {error!r}")
+        self._fail(group, error)
+
+    def _put_back(self, group: Sequence[_Waiting]) -> None:
+        self._waiting.extendleft(reversed(group))
+        self._count += sum(len(waiting.lines) for waiting in group)
+
+    def _not_begun(self, waiting: _Waiting) -> None:
+        """It is on disk, and whoever was to act on it is gone."""
+        if waiting.intents:
+            for line in waiting.lines:
+                self.conclude(line, NOT_BEGUN)
+
+    def _end(self) -> None:
+        self.ended = True
+        self._fail(self._waiting, RecordsUnavailable("the back office stops"))
+        self._lose([*self._kept, *(waiting for waiting in self._waiting if waiting.written is None)])
+        self._waiting.clear()
+        self._count = 0
+
+    def _lose(self, results: Sequence[_Waiting]) -> None:
+        if results:
+            log.error("the audit chain lacks results", chain=self.chain, results=len(results))
 
     async def _commit(self, lines: Sequence[Line]) -> None:
         for left in reversed(range(_TRIES)):
             try:
-                first, self._head = await self._records.transact(partial(_append, self.chain, self._head, lines))
+                first, self._head = await self._records.transact(partial(append, self.chain, self._head, lines))
             except RecordsUnavailable as error:
                 self._head = None
                 if not left or not isinstance(error.__cause__, IntegrityError):
@@ -175,43 +254,9 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _append(
-    chain: str, head: tuple[int, str] | None, lines: Sequence[Line], connection: Connection
-) -> tuple[int, tuple[int, str]]:
-    """The first entry's seq, and the chain's new head."""
-    if head is None:
-        head = _read_head(connection, chain)
-    rows = _chained(chain, head, lines)
-    _ENTRIES.write(connection, rows)
-    new_head = head[0] + len(rows), rows[-1][-1]
-    _HEADS.write(connection, [(chain, *new_head)])
-    return head[0] + 1, new_head
-
-
-def _chained(chain: str, head: tuple[int, str], lines: Sequence[Line]) -> list[tuple[Any, ...]]:
-    """Rows of entries."""
-    seq, prev = head
-    rows: list[tuple[Any, ...]] = []
-    for line in lines:
-        seq += 1
-        by, action, target, address, request_id, reason, _ = line.act
-        of = line.of.seq if line.of is not None else None
-        values = (chain, seq, line.at, by, action, target[:200], reason, address, request_id, line.result, of,
-                  line.detail, prev)  # fmt: skip
-        prev = seal(values)
-        rows.append((*values, prev))
-    return rows
-
-
-async def entries_of(connection: AsyncConnection) -> AsyncIterator[Entry]:
-    """All entries, each chain in order, without loading them at once."""
-    columns = [audit.c[name] for name in Entry._fields]
-    result = await connection.stream(select(*columns).order_by(audit.c.chain, audit.c.seq))
-    async for row in result:
-        yield Entry(*row)
-
-
-def _read_head(connection: Connection, chain: str) -> tuple[int, str]:
-    last = select(audit.c.seq, audit.c.hash).where(audit.c.chain == chain).order_by(audit.c.seq.desc()).limit(1)
-    found = connection.execute(last).first()
-    return (found.seq, found.hash) if found is not None else (0, FIRST_PREV)
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is for what an entry holds, so that no later try would end otherwise."""
+    cause = error.__cause__ if isinstance(error, RecordsUnavailable) else error
+    if isinstance(cause, DBAPIError):
+        return str(getattr(cause.orig, "sqlstate", "")).startswith("22")  # SQL's class of data exceptions
+    return isinstance(cause, TypeError | ValueError)

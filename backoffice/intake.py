@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import hdrs, web
 from multidict import MultiMapping
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from backoffice.problems import Fault, Problem, invalid
-from bridge.envelope import IDEMPOTENCY_KEY, MAX_DEPTH, depth, shard_of_id
+from bridge.envelope import IDEMPOTENCY_KEY, MAX_DEPTH, MAX_REASON_CHARS, depth, shard_of_id
 from bridge.errors import Invalid
 from bridge.registry import faults as faults_of
 
@@ -46,6 +46,10 @@ def _command_id(given: str) -> str:
 
 ID_PATTERN = "^[0-9]{1,5}-[0-9]{1,14}-[0-9]{1,19}$"  # as the document tells it: 14 digits of ms last for 3,000 years
 CommandId = Annotated[str, AfterValidator(_command_id), WithJsonSchema({"type": "string", "pattern": ID_PATTERN})]
+
+
+# A text of a few lines. The further control characters have no meaning in one, and PostgreSQL has no room for NUL.
+Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
 
 
 class Body(BaseModel):

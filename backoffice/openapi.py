@@ -15,7 +15,8 @@ from pydantic.json_schema import JsonSchemaMode
 
 from backoffice.access import PLAIN_COOKIE
 from backoffice.api.broadcasts import BroadcastIn
-from backoffice.api.commands import BatchedCommandIn, CommandIn
+from backoffice.api.commands import BatchedCommandIn
+from backoffice.api.issuing import CommandIn
 from backoffice.intake import NoQuery
 from backoffice.operators import Role, role_to_issue
 from backoffice.problems import CODES, CONTENT_TYPE, ProblemDocument

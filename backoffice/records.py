@@ -22,9 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from bridge.errors import BridgeError, Misconfigured
 
-BUSY_S = 5.0  # for another process to let go of a SQLite file
+BUSY_S = 5.0  # for another process to let go of a SQLite file, for PostgreSQL to take or answer a statement
 MIGRATING_S = 300.0  # for another process to have made or changed the tables of a SQLite file
 T = TypeVar("T")
+# What keeps a transaction from the disk: the database's own errors, no connection free in time, none to be made. It
+# is told as one error, as callers can do nothing else about any of them.
+_FAILURES = (SQLAlchemyError, OSError)
 _MIGRATION_LOCK = 0x63_68_61_74  # any number: of the advisory lock under which one back office migrates at a time
 
 
@@ -47,7 +50,7 @@ class Records:
         """Open the database, made and migrated as needed. Raises Misconfigured with the remedy."""
         engine = _engine(url)
         try:
-            await _migrate(engine)
+            await _migrated(engine)
             records = cls(engine)
             try:
                 yield records
@@ -64,7 +67,7 @@ class Records:
         try:
             async with self._engine.connect() as connection:
                 yield connection
-        except (SQLAlchemyError, OSError) as error:
+        except _FAILURES as error:
             raise _unavailable(error) from error
 
     @asynccontextmanager
@@ -73,7 +76,7 @@ class Records:
         try:
             async with self._writing, self._engine.begin() as connection:
                 yield connection
-        except (DBAPIError, OSError) as error:
+        except _FAILURES as error:
             raise _unavailable(error) from error
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
@@ -88,7 +91,7 @@ class Records:
                     return await asyncio.get_running_loop().run_in_executor(self._thread, _transact, engine, work)
                 async with self._engine.begin() as connection:
                     return await connection.run_sync(work)
-        except (DBAPIError, OSError) as error:
+        except _FAILURES as error:
             raise _unavailable(error) from error
 
     async def check(self) -> None:
@@ -107,10 +110,11 @@ def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
         return work(connection)
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, *, answers_soon: bool = True) -> AsyncEngine:
     parsed = _parse(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_async_engine(parsed, pool_pre_ping=True, pool_size=10, pool_timeout=BUSY_S)
+        limits = {"timeout": BUSY_S, "command_timeout": BUSY_S if answers_soon else None}
+        return create_async_engine(parsed, pool_pre_ping=True, pool_size=10, pool_timeout=BUSY_S, connect_args=limits)
     if _is_file(parsed):
         _make_folder(Path(str(parsed.database)))
     engine = create_async_engine(parsed, connect_args={"timeout": BUSY_S})
@@ -161,6 +165,17 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+async def _migrated(engine: AsyncEngine) -> None:
+    """A migration may take long, or wait for another back office's."""
+    if engine.dialect.name != "postgresql":
+        return await _migrate(engine)
+    patient = _engine(engine.url.render_as_string(hide_password=False), answers_soon=False)
+    try:
+        await _migrate(patient)
+    finally:
+        await patient.dispose()
 
 
 async def _migrate(engine: AsyncEngine) -> None:

@@ -13,13 +13,14 @@ from aiohttp import hdrs, web
 from pydantic import ValidationError
 
 from backoffice.access import Access, caller_of, check_same_origin, unauthorized
-from backoffice.audit import Act, Audit, Line
+from backoffice.audit import Audit
+from backoffice.audit_rows import Act, Line
 from backoffice.history import History
 from backoffice.intake import BODY_BYTES, Body, NoQuery, Query, check, check_encoding, check_query, read_json
 from backoffice.operators import Caller, Role
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
-from backoffice.records import Records
+from backoffice.records import Records, RecordsUnavailable
 from backoffice.throttle import Allowance, Logins
 from backoffice.watch import Watch
 from bridge.client import Bridge
@@ -52,13 +53,16 @@ B = TypeVar("B", bound=Body | None)
 
 @dataclass(slots=True)
 class Deed:
-    """Something that a caller wants done, as the audit chain tells it; ``result`` is filled in by who does it."""
+    """Something that a caller wants done, as the audit chain tells it.
+
+    ``result`` is filled in by who does it, as soon as it is known: it holds whatever becomes of the others.
+    """
 
     action: str
     target: str
     reason: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)  # no secrets
-    result: str = "done"
+    result: str | None = None  # None at the end: done, or whatever went wrong
 
 
 class Call(NamedTuple, Generic[Q, B]):
@@ -99,7 +103,7 @@ class _Audited:
 
     async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         for intent, deed in zip(self._intents, self._deeds, strict=True):
-            self._audit.conclude(intent, deed.result if error is None else _failure(error))
+            self._audit.conclude(intent, deed.result or ("done" if error is None else _failure(error)))
 
 
 def _act(request: web.Request, by: str, deed: Deed) -> Act:
@@ -227,7 +231,7 @@ async def authorise(route: Route, request: web.Request) -> tuple[Caller, Session
     access = request.app[ACCESS]
     caller, session = access.bearer(request), None
     if caller is None and route.role is not None:
-        session = await access.session(request)
+        session = await _session(access, request)
         if session is None:
             raise unauthorized("send a known token: Authorization: Bearer TOKEN")
         caller = request[CALLER] = caller_of(session.operator)
@@ -241,6 +245,14 @@ async def authorise(route: Route, request: web.Request) -> tuple[Caller, Session
     if route.role is not None:
         require(caller, route.role)
     return caller, session
+
+
+async def _session(access: Access, request: web.Request) -> Session | None:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            return await access.session(request)
+    except TimeoutError:
+        raise RecordsUnavailable("the back office's database does not answer") from None
 
 
 def require(caller: Caller, least: Role) -> None:

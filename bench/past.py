@@ -11,7 +11,7 @@ from functools import partial
 import orjson
 from sqlalchemy import Connection, func, select
 
-from backoffice import audit, history_rows
+from backoffice import audit_rows, history_rows
 from backoffice.records import Records
 from backoffice.tables import commands
 from bridge.envelope import Step
@@ -41,16 +41,16 @@ async def make(records: Records, count: int, say: Callable[[int], None] = lambda
 def _write(batch: Sequence[Outcome], connection: Connection) -> None:
     """By the very code that feeds the history and writes the chain."""
     history_rows.ENDED.write(connection, history_rows.rows(batch))
-    audit._append("bench", None, list(map(_line, batch)), connection)
+    audit_rows.append("bench", None, list(map(_line, batch)), connection)
 
 
-def _line(outcome: Outcome) -> audit.Line:
+def _line(outcome: Outcome) -> audit_rows.Line:
     number = int(outcome.id.rpartition("-")[2])
     action = "tokens.make" if number % 100_000 == 0 else "commands.cancel" if number % 50 == 0 else "commands.issue"
     request = f"bench-{number}"
     detail = {"type": outcome.type, "payload": outcome.payload}
-    act = audit.Act(outcome.issued_by, action, outcome.subject, "127.0.0.1", request, outcome.reason, detail)
-    return audit.Line(act, orjson.dumps(detail).decode(), f"accepted {outcome.id}", None, outcome.issued_at)
+    act = audit_rows.Act(outcome.issued_by, action, outcome.subject, "127.0.0.1", request, outcome.reason, detail)
+    return audit_rows.Line(act, orjson.dumps(detail).decode(), f"accepted {outcome.id}", None, outcome.issued_at)
 
 
 def outcomes(count: int) -> Iterator[Outcome]:

@@ -28,6 +28,8 @@ CODES = ("undecodable", "unknown_version", "unknown_type", "too_large", "attempt
 MOST_A_CALL = 1000
 _CHUNK = 50
 _NO_ENTRY = "0-0"
+# Told of each letter as it is done: its id, why it was skipped or None, the new command's id or None.
+Note = Callable[[str, str | None, str | None], None]
 _CURSOR = re.compile(r"(\d{1,16})-(\d{1,16})-(\d{1,5})", re.ASCII)
 
 
@@ -102,10 +104,12 @@ class DeadLetters:
         reason: str | None,
         payload: Mapping[str, Any] | None = None,
         dry_run: bool = False,
+        note: Note | None = None,
     ) -> BulkResult:
         """Put letters back as new commands that name them as their origin; never twice.
 
-        ``payload`` replaces that of the one letter named. ``dry_run``: only say what would happen.
+        ``payload`` replaces that of the one letter named. ``dry_run``: only say what would happen. ``note`` has what
+        was done where this is cut off.
         Skipped: ``not_found``, ``already_requeued``, ``effects_applied``, ``too_large``, ``overloaded``.
         Raises Invalid over 1,000 ids, InvalidPayload.
         """
@@ -119,14 +123,16 @@ class DeadLetters:
         skipped: list[tuple[str, str]] = []
         for id in dict.fromkeys(ids):
             code, new_id = await self._requeue_one(letters.get(id), by, reason, payload, dry_run)
+            if note is not None:
+                note(id, code, new_id)
             if code is None:
                 done.append((id, new_id))
             else:
                 skipped.append((id, code))
         return BulkResult(len(letters), done, skipped)
 
-    async def discard(self, ids: Sequence[str], *, dry_run: bool = False) -> BulkResult:
-        """Delete letters for good. Skipped: ``not_found``. Raises Invalid over 1,000 ids."""
+    async def discard(self, ids: Sequence[str], *, dry_run: bool = False, note: Note | None = None) -> BulkResult:
+        """Delete letters for good. ``note`` as above. Skipped: ``not_found``. Raises Invalid over 1,000 ids."""
         _check_count(ids)
         letters = await self._find(ids)
         done: list[tuple[str, str | None]] = []
@@ -134,6 +140,8 @@ class DeadLetters:
         for id in dict.fromkeys(ids):
             letter = letters.get(id)
             gone = letter is not None if dry_run else await self._discard_one(id, letter)
+            if note is not None:
+                note(id, None if gone else "not_found", None)
             if gone:
                 done.append((id, None))
             else:

@@ -72,6 +72,7 @@ class Journal:
         self._left_alone: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
+        self._closed = False
         self._committing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -102,6 +103,8 @@ class Journal:
 
     async def add(self, row: Row, at: float | None = None) -> None:
         """Return once the row is on disk, as of ``at`` (None: its own). Raises NotRecorded if it cannot be written."""
+        if self._closed:
+            raise NotRecorded(f"the journal {self.path} is closed")
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
         # Their servers' clocks may go back, the order of acceptance does not; those of other publishers go between.
@@ -193,7 +196,8 @@ class Journal:
         return adopted
 
     async def close(self) -> None:
-        """Write what waits, and let go of the file; one without rows is removed."""
+        """Write what waits, and let go of the file; one without rows is removed. Nothing more is taken from now on."""
+        self._closed = True
         if self._committing is not None:
             await self._committing
         try:

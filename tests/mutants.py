@@ -119,7 +119,7 @@ MUTANTS = (
     ),
     Mutant(
         "intent before the effect", "backoffice/audit.py",
-        "        await written\n", "", (AUDIT_KILLS,),
+        "            await written\n", "            pass\n", (AUDIT_KILLS,),
     ),
     Mutant(
         "own rows before new commands", "bridge/scripts/append.lua",

@@ -11,14 +11,13 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backoffice.intake import Body, CommandId, NoQuery, Query
+from backoffice.intake import Body, CommandId, NoQuery, Query, Reason
 from backoffice.operators import Role
 from backoffice.paging import Paged, page
 from backoffice.problems import not_found
 from backoffice.routes import Call, Deed, ListOf, Route, reply
 from backoffice.times import time_of
-from bridge.dead_letters import BulkResult
-from bridge.envelope import MAX_REASON_CHARS
+from bridge.dead_letters import BulkResult, Note
 from bridge.errors import Invalid
 from bridge.letters import DeadLetter
 
@@ -58,7 +57,7 @@ class DiscardIn(Body):
     cursor: Annotated[str, Field(
         max_length=64, description="goes on: the answer's `next_cursor`", json_schema_extra={"format": "cursor"}
     )] | None = None  # fmt: skip
-    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
+    reason: Annotated[Reason, Field(min_length=1)]
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -177,9 +176,8 @@ async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
     deeds = _deeds("dead_letters.requeue", call, ids)
     async with call.audited(*deeds):
         result = await call.bridge.dead.requeue(
-            ids, by=by, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run
+            ids, by=by, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run, note=_note(deeds)
         )
-        _note(deeds, result)
     return reply(_answer(result, further, dry_run=dry_run))
 
 
@@ -189,8 +187,7 @@ async def discard(call: Call[DryRun, DiscardIn]) -> web.Response:
     ids, further = await _ids(call, call.body)
     deeds = _deeds("dead_letters.discard", call, ids)
     async with call.audited(*deeds):
-        result = await call.bridge.dead.discard(ids, dry_run=dry_run)
-        _note(deeds, result)
+        result = await call.bridge.dead.discard(ids, dry_run=dry_run, note=_note(deeds))
     return reply(_answer(result, further, dry_run=dry_run))
 
 
@@ -203,11 +200,16 @@ def _deeds(action: str, call: Call[DryRun, Any], ids: Sequence[str]) -> list[Dee
     return [Deed(action, id, call.body.reason, shared) for id in ids]
 
 
-def _note(deeds: Sequence[Deed], result: BulkResult) -> None:
-    became = {id: "done" if new_id is None else f"done as {new_id}" for id, new_id in result.done}
-    became |= {id: f"skipped {code}" for id, code in result.skipped}
-    for deed in deeds:
-        deed.result = became.get(deed.target, deed.result)
+def _note(deeds: Sequence[Deed]) -> Note:
+    """One by one, so that those that are done are told although time is up for the rest."""
+    by_id = {deed.target: deed for deed in deeds}
+
+    def note(id: str, code: str | None, new_id: str | None) -> None:
+        if (deed := by_id.get(id)) is not None:
+            done = "done" if new_id is None else f"done as {new_id}"
+            deed.result = done if code is None else f"skipped {code}"
+
+    return note
 
 
 async def _ids(call: Call[DryRun, Any], wanted: DiscardIn) -> tuple[list[str], str | None]:

@@ -15,7 +15,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backoffice.app import make_app, routes
-from backoffice.audit import MAX_WAITING, Act, Audit, entries_of
+from backoffice.audit import MAX_WAITING, Audit
+from backoffice.audit_rows import Act, entries_of
 from backoffice.config import BackofficeSettings
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.routes import PREFIX

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from backoffice.audit import entries_of
+from backoffice.audit_rows import entries_of
 from backoffice.records import Records
 from bridge.chain import Verifier
 from bridge.child import Child

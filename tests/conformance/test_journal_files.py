@@ -54,6 +54,14 @@ async def test_rows_come_back_in_the_order_of_acceptance(opened: Callable[[], Aw
     assert await journal.rows(0, "first", None, 1000) == []
 
 
+async def test_nobody_waits_for_a_journal_that_is_closed(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path, INSTALLATION)
+    await journal.close()
+    for number in range(2):
+        with pytest.raises(NotRecorded, match="closed"):
+            await asyncio.wait_for(journal.add(row(number)), 10)
+
+
 async def test_rows_that_come_while_others_are_forgotten_are_counted_and_kept(
     tmp_path: Path, opened: Callable[[], Awaitable[Journal]]
 ) -> None:
