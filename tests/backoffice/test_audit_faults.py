@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -241,15 +239,17 @@ async def test_a_back_office_without_its_chain_is_not_ready(api: Api) -> None:
 @asynccontextmanager
 async def stopped() -> AsyncIterator[None]:
     """PostgreSQL, and whatever of it serves a connection."""
-    pids = [pid for pid in processes() if psutil.Process(pid).name().startswith("postgres")]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    found = [process for process in map(psutil.Process, processes()) if process.name() in ("postgres", "runuser")]
+    for process in found:
+        if process.name() == "postgres":
+            process.suspend()
+    # The one that changed the user stops itself when its child does, and is to go on after that.
+    await until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in found))
     try:
         yield
     finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        for process in found:
+            process.resume()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
