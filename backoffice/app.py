@@ -142,7 +142,7 @@ async def _recorded(
         Records.open(settings.database_url.get_secret_value()) as records,
         Passwords.open(app[METRICS].hashed) as passwords,
     ):
-        people = People(records, passwords)
+        people = People(records, passwords, settings.tokens.names)
         access = Access(settings.tokens, people, settings.proxies)
         app[RECORDS], app[ACCESS], app[AUDIT] = records, access, Audit(records, settings.name)
         await access.step()

@@ -11,7 +11,8 @@ from bridge.errors import Misconfigured
 from bridge.registry import CommandType
 
 MIN_TOKEN_CHARS = 16
-NAME = "[A-Za-z0-9._@+-]{1,64}"
+# None is "-", which is nobody, or "..", which no path can end in.
+NAME = "[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,62}[A-Za-z0-9])?"
 _TOKEN = re.compile(r"[\x21-\x2b\x2d-\x7e]+")  # visible ASCII but the comma, which separates the entries
 
 
@@ -39,6 +40,7 @@ class Tokens:
 
     def __init__(self, callers: dict[str, Caller]) -> None:
         self._callers = {digest_of(token): caller for token, caller in callers.items()}
+        self.names = frozenset(caller.name for caller in callers.values())
 
     @classmethod
     def parse(cls, text: str) -> Tokens:
@@ -68,7 +70,7 @@ def _parse_entry(which: str, entry: str) -> tuple[str, Caller]:
     if not token:
         raise Misconfigured(f"{which}: write name:role:token, and a comma before the next")
     if not re.fullmatch(NAME, name):
-        raise Misconfigured(f"{which}: name {name!r}: 1-64 of A-Z a-z 0-9 . _ @ + -")
+        raise Misconfigured(f"{which}: name {name!r}: 1-64 of A-Z a-z 0-9 . _ @ + -, a letter or digit at both ends")
     if role not in map(str, Role):
         raise Misconfigured(f"{which}: role {role!r} is none of {', '.join(map(str, Role))}")
     if len(token) < MIN_TOKEN_CHARS or not _TOKEN.fullmatch(token):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,6 +23,7 @@ SESSION_S = 12 * 3600  # from login on
 IDLE_S = 2 * 3600  # without a request
 _SEEN_EVERY_MS = 60_000  # how exactly it is kept when a session was seen
 FIRST_ADMIN = "admin"
+_ADMIN = operators.c.role == str(Role.ADMIN), operators.c.disabled.is_(False), operators.c.subject.is_(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ class Session:
 class People:
     """Who may do what here. All writes are on disk when they return; all raise RecordsUnavailable."""
 
-    def __init__(self, records: Records, passwords: Passwords) -> None:
-        self._records, self.passwords = records, passwords
+    def __init__(self, records: Records, passwords: Passwords, taken: Collection[str] = ()) -> None:
+        """``taken``: names of tokens of the settings."""
+        self._records, self.passwords, self._taken = records, passwords, taken
 
     # operators
 
@@ -74,13 +76,19 @@ class People:
                 return None
         made_up = None if password else new_password()
         try:
-            await self.add(FIRST_ADMIN, Role.ADMIN, password or made_up or "", must_change=made_up is not None)
+            await self._add(FIRST_ADMIN, Role.ADMIN, password or made_up or "", must_change=made_up is not None)
         except Conflict:  # another back office was first
             return None
         return made_up
 
     async def add(self, name: str, role: Role, password: str, *, must_change: bool = True) -> Operator:
-        """Raises Conflict where the name is taken."""
+        """Raises Conflict where the name is an operator's or a token's: what they do would look the same."""
+        async with self._records.reading() as connection:
+            if name in await self._tokens_names(connection, [name]):
+                raise Conflict(f"there is a token {name!r} already")
+        return await self._add(name, role, password, must_change=must_change)
+
+    async def _add(self, name: str, role: Role, password: str, *, must_change: bool) -> Operator:
         hashed, now = await self.passwords.hash(password), _now()
         row = {"name": name, "role": str(role), "password": hashed, "must_change": must_change, "disabled": False,
                "created_at": now}  # fmt: skip
@@ -114,8 +122,8 @@ class People:
     ) -> Operator:
         """Change what is given; whatever it is, their sessions end. A new password has to be changed at login.
 
-        Raises NotFound, and Conflict where nobody would be left who is admin, or who logs in elsewhere would have a
-        password.
+        Raises NotFound, and Conflict where no admin with a password would be left (the others' roles are the login
+        provider's to say), or who logs in elsewhere would have a password.
         """
         values: dict[str, Any] = {} if role is None else {"role": str(role)}
         if disabled is not None:
@@ -123,6 +131,10 @@ class People:
         if password is not None:
             values |= {"password": await self.passwords.hash(password), "must_change": True}
         async with self._records.writing() as connection:
+            await _clear(connection)
+            # Held until the end, so that two of them are not made something else side by side.
+            held = select(operators.c.name).where(*_ADMIN).order_by(operators.c.name).with_for_update()
+            last = list((await connection.execute(held)).scalars()) == [name]
             await connection.execute(update(operators).where(operators.c.name == name).values(values))
             await connection.execute(delete(sessions).where(sessions.c.operator == name))
             row = (await connection.execute(select(operators).where(operators.c.name == name))).first()
@@ -130,9 +142,8 @@ class People:
                 raise NotFound(f"no operator {name!r}")
             if row.subject is not None and password is not None:
                 raise Conflict(f"{name} logs in at the login provider, and has no password here")
-            admins = operators.c.role == str(Role.ADMIN), operators.c.disabled.is_(False)
-            if not (await connection.execute(select(func.count()).select_from(operators).where(*admins))).scalar_one():
-                raise Conflict(f"{name} is the last admin; make another one first")
+            if last and (row.role != str(Role.ADMIN) or row.disabled):
+                raise Conflict(f"{name} is the last admin with a password; make another one first")
             return _operator(row)
 
     async def choose_password(self, name: str, old: str, new: str) -> bool:
@@ -165,19 +176,19 @@ class People:
                 return None
             return await _begin(connection, name, address, agent), _operator(found)
 
-    async def called(self, subject: str, names: Sequence[str]) -> str:
-        """What somebody is called here whom the login provider knows: as before, or else the first name that is free.
+    async def called(self, subject: str, names: Sequence[str]) -> tuple[str, Role | None]:
+        """What somebody is called here whom the login provider knows, and their role: as before, or else the first name
+        that is free, and None.
 
-        A name that is taken stays with whom it belongs to, as the provider might let people choose theirs.
+        A name that is taken stays with whom it belongs to, operator or token, as the provider might let people choose.
         """
         async with self._records.reading() as connection:
-            known = select(operators.c.name).where(operators.c.subject == subject)
-            if name := (await connection.execute(known)).scalar_one_or_none():
-                return str(name)
-            taken = set(
-                (await connection.execute(select(operators.c.name).where(operators.c.name.in_(names)))).scalars()
-            )
-        return next((name for name in names if name not in taken), names[-1])
+            known = select(operators.c.name, operators.c.role).where(operators.c.subject == subject)
+            if found := (await connection.execute(known)).first():
+                return found.name, _role(found.role)
+            others = select(operators.c.name).where(operators.c.name.in_(names))
+            taken = {*(await connection.execute(others)).scalars(), *await self._tokens_names(connection, names)}
+        return next((name for name in names if name not in taken), names[-1]), None
 
     async def enter(self, subject: str, name: str, role: Role, *, address: str, agent: str) -> str | None:
         """A session's secret for somebody whom the login provider knows; None: they are disabled here.
@@ -261,6 +272,11 @@ class People:
         async with self._records.reading() as connection:
             rows = await connection.execute(select(tokens.c.digest, tokens.c.name, tokens.c.role, tokens.c.expires_at))
             return {bytes.fromhex(row.digest): (Caller(row.name, _role(row.role)), row.expires_at) for row in rows}
+
+    async def _tokens_names(self, connection: AsyncConnection, names: Sequence[str]) -> set[str]:
+        """Those that a token has."""
+        made = await connection.execute(select(tokens.c.name).where(tokens.c.name.in_(names)))
+        return {*made.scalars(), *(name for name in names if name in self._taken)}
 
     async def _fits(self, name: str, password: str) -> str | None:
         """The hash that the password fits; None: it fits none, or is of nobody who may log in."""

@@ -265,7 +265,7 @@ async def refused(request: web.Request, action: str, problem: Problem) -> None:
     if AUDITED in request:
         return
     by = request.get(CALLER, NOBODY).name
-    if by == NOBODY.name and not request.app[STRANGERS].take():
+    if CALLER not in request and not request.app[STRANGERS].take():
         return  # a flood of these says nothing that its first hundred did not
     target = request.path.removeprefix(PREFIX)
     await request.app[AUDIT].refuse(_act(request, by, Deed(action, target)), f"refused {problem.code}")

@@ -140,12 +140,17 @@ def _identity(claims: dict[str, Any]) -> Identity:
 
 
 def fetch_from(url: str) -> Fetch:
-    """Read a key set over HTTP."""
+    """Read a key set over HTTP. Raises ValueError if it is larger than any."""
 
     async def fetch() -> bytes:
         timeout = ClientTimeout(total=FETCH_S)
         async with ClientSession(timeout=timeout, raise_for_status=True) as http, http.get(url) as response:
-            return await response.content.read(MAX_KEY_SET_BYTES)
+            body = b""
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > MAX_KEY_SET_BYTES:
+                    raise ValueError(f"{url} answers with more than {MAX_KEY_SET_BYTES} bytes")
+            return body
 
     return fetch
 

@@ -80,10 +80,11 @@ def _code(provider: Provider, request: web.Request, attempt: Attempt | None) -> 
 async def _enter(provider: Provider, request: web.Request, person: Person, address: str) -> str:
     """A session's secret. Raises Problem."""
     people = request.app[ACCESS].people
-    name = await people.called(person.subject, person.names)
+    name, before = await people.called(person.subject, person.names)
     call = Call(request, request.app[BRIDGE], Caller(NOBODY.name, NOBODY.role), NoQuery(), None)
-    deed = Deed(LOG_IN, f"operator:{name}", detail={"provider": provider.issuer, "role": str(person.role)})
-    async with call.audited(deed):
+    detail = {"provider": provider.issuer, "subject": person.subject[:12], "role": str(person.role),
+              "made": before is None, "role_before": None if before is None else str(before)}  # fmt: skip
+    async with call.audited(Deed(LOG_IN, f"operator:{name}", detail=detail)):
         agent = request.headers.get(hdrs.USER_AGENT, "")
         secret = await people.enter(person.subject, name, person.role, address=address, agent=agent)
         if secret is None:

@@ -32,6 +32,8 @@ def test_a_token_is_found_with_its_name_and_role() -> None:
         (f"ann:admin:{TOKEN},", "entry 2"),
         (f"a b:admin:{TOKEN}", "name 'a b'"),
         (f"{'a' * 65}:admin:{TOKEN}", "name"),
+        (f"-:admin:{TOKEN}", "a letter or digit at both ends"),
+        (f"a.:admin:{TOKEN}", "a letter or digit at both ends"),
         (f"ann:root:{TOKEN}", "role 'root'"),
         (f"ann:Admin:{TOKEN}", "role 'Admin'"),
         ("ann:admin:0123456789abcde", "16 or more"),

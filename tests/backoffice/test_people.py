@@ -8,11 +8,18 @@ from typing import Any
 
 import aiohttp
 import pytest
+from sqlalchemy import update
 from yarl import URL
 
 from backoffice import throttle
+from backoffice.operators import Role
+from backoffice.passwords import Passwords
+from backoffice.people import People
+from backoffice.records import Records
+from backoffice.tables import operators
 from backoffice.throttle import FORGOTTEN_AFTER_S, FREE_FAILURES, LONGEST_WAIT_S, MAX_KNOWN, Allowance, Throttle
 from bridge.config import BridgeSettings
+from bridge.errors import Conflict
 from tests.backoffice.audited import audited
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import PASSWORD, Api, backoffice
@@ -143,6 +150,35 @@ async def test_the_last_admin_stays(database_url: str, api: Api) -> None:
 async def test_names_are_taken_once_and_unknown_ones_are_told(database_url: str, api: Api) -> None:
     assert (await api.post("/operators", {"name": "admin", "role": "viewer"})).status == 409
     assert (await api.call("PATCH", "/operators/bo", {"role": "viewer"})).status == 404
+
+
+@both_databases
+async def test_two_who_are_the_last_admins_are_not_both_made_something_else(database_url: str) -> None:
+    async with (
+        Records.open(database_url) as first,
+        Records.open(database_url) as second,
+        Records.open(database_url) as held,
+    ):
+        people = People(first, Passwords()), People(second, Passwords())
+        for name in ("ann", "bo"):
+            await people[0].add(name, Role.ADMIN, PASSWORD)
+        async with held.writing() as connection:  # so that both begin before either has ended
+            await connection.execute(update(operators).values(must_change=False))
+            changes = [asyncio.create_task(each.change(name, role=Role.VIEWER))
+                       for each, name in zip(people, ("ann", "bo"), strict=True)]  # fmt: skip
+            await asyncio.wait(changes, timeout=0.2)
+        ends = await asyncio.gather(*changes, return_exceptions=True)
+        assert sorted(type(end) for end in ends if isinstance(end, Exception)) == [Conflict]
+        assert sorted(each.role for each in await people[0].all()) == [Role.VIEWER, Role.ADMIN]
+
+
+@both_databases
+async def test_a_name_is_no_tokens_and_can_be_told_from_nobody(database_url: str, api: Api) -> None:
+    assert (await api.post("/tokens", {"name": "deploy", "role": "viewer"})).status == 201
+    for name, status in (("deploy", 409), ("operator", 409), ("-", 422), ("..", 422), ("a.", 422), ("a.b", 201)):
+        assert (await api.post("/operators", {"name": name, "role": "viewer"})).status == status, name
+    for name in ("-", "..", "_a"):
+        assert (await api.post("/tokens", {"name": name, "role": "viewer"})).status == 422
 
 
 @both_databases

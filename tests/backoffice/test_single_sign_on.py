@@ -243,6 +243,26 @@ async def test_a_name_that_is_taken_stays_with_whom_it_belongs_to(
     assert (admin["name"], admin["role"], admin["sessions"]) == ("admin", "admin", 0)
 
 
+@pytest.mark.parametrize("name", ["-", "..", "a.", "operator"])
+async def test_a_name_that_would_pass_for_another_is_not_taken(
+    provider: LoginProvider, browser: Browser, name: str
+) -> None:
+    provider.claims.update(preferred_username=name)
+    await browser.log_in()
+    assert (await browser.me())[1]["name"] == "ann@example.org"
+
+
+async def test_an_admin_of_the_provider_does_not_replace_one_with_a_password(
+    office: Api, provider: LoginProvider, browser: Browser
+) -> None:
+    provider.claims.update(groups="chat-admins")
+    await browser.log_in()
+    assert (await browser.me())[1]["role"] == "admin"
+    for change in ({"role": "viewer"}, {"disabled": True}):
+        assert (await office.call("PATCH", "/operators/admin", change)).status == 409
+    assert (await office.call("PATCH", "/operators/ann", {"disabled": True})).status == 200
+
+
 async def test_another_role_at_the_provider_ends_older_sessions(
     office: Api, provider: LoginProvider, browser: Browser
 ) -> None:
@@ -254,6 +274,11 @@ async def test_another_role_at_the_provider_ends_older_sessions(
     await other.log_in()
     assert (await browser.me())[0] == 401
     assert (await other.me())[1].items() >= {("name", "ann"), ("role", "admin")}
+    entries = await audited(office, 6, action="session.log_in")
+    details = [entry["detail"] for entry in entries if entry["detail"]]
+    assert {(each["role"], each["made"], each["role_before"]) for each in details} == {
+        ("moderator", True, None), ("moderator", False, "moderator"), ("admin", False, "moderator")}  # fmt: skip
+    assert {len(each["subject"]) for each in details} == {12}
     await other.http.close()
 
 

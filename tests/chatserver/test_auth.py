@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from bridge.errors import Misconfigured
-from chatserver.auth import BadToken, Identity, Tokens, tokens_for
+from chatserver.auth import MAX_KEY_SET_BYTES, BadToken, Identity, Tokens, tokens_for
 from tests.chatserver.client import SECRET, token
 
 NOW = 1_800_000_000.0
@@ -171,3 +171,23 @@ async def test_tokens_of_the_tests_are_good() -> None:
 async def test_who_is_turned_away_reads_what_is_wrong_with_the_token(sent: str, why: str) -> None:
     with pytest.raises(BadToken, match=why):
         await Tokens(SECRET).check(sent)
+
+
+@pytest.mark.parametrize("padding", [300_000, MAX_KEY_SET_BYTES])
+async def test_a_key_set_is_read_to_its_end_unless_it_is_too_large(aiohttp_server: Any, padding: int) -> None:
+    key = ECKey.generate_key("P-256", auto_kid=True)
+
+    async def keys(_: web.Request) -> web.Response:
+        return web.json_response({"padding": "x" * padding, **KeySet([key]).as_dict(private=False)})
+
+    app = web.Application()
+    app.router.add_get("/keys", keys)
+    server = await aiohttp_server(app)
+    checked = tokens_for(str(server.make_url("/keys")), issuer=None, audience=None)
+    if padding == MAX_KEY_SET_BYTES:
+        with pytest.raises(Misconfigured, match="more than"):
+            await checked.start()
+        return
+    await checked.start()
+    claims = {"sub": "u1", "exp": time.time() + 3600}
+    assert (await checked.check(signed(claims, key, "ES256", kid=key.kid))).user == "u1"
