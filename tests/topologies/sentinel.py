@@ -122,14 +122,18 @@ class Watched(Topology):
         """
         if how == "planned" and await self._coordinate():
             return await self.promoted(primary)
-        if how == "planned":
-            await self._hold_writes(primary)
-        await ask(self.helpers[0], "SENTINEL", "FAILOVER", SERVICE)
-        replica = await self.promoted(primary)
-        if how == "planned":  # sentinels would wait for it until the pause is over
-            await ask(primary, "REPLICAOF", "127.0.0.1", replica.port)
+        if how != "planned":
+            await ask(self.helpers[0], "SENTINEL", "FAILOVER", SERVICE)
+            return await self.promoted(primary)
+        await self._hold_writes(primary)
+        try:
+            await ask(self.helpers[0], "SENTINEL", "FAILOVER", SERVICE)
+            replica = await self.promoted(primary)
+            await ask(primary, "REPLICAOF", "127.0.0.1", replica.port)  # sentinels would wait until the pause is over
             await ask(primary, "CONFIG", "REWRITE")
-            await ask(primary, "CLIENT", "UNPAUSE")
+        finally:
+            with contextlib.suppress(RedisError):
+                await ask(primary, "CLIENT", "UNPAUSE")
         return replica
 
     async def _coordinate(self) -> bool:
