@@ -14,6 +14,8 @@ async def audited(api: Api, count: int, **query: str) -> list[dict[str, Any]]:
 
     async def found() -> list[dict[str, Any]] | None:
         answer = await api.as_("admin").get(f"/audit?{urlencode({'limit': 500, **query})}")
+        if answer.status == 503:  # the database is busy
+            return None
         items: list[dict[str, Any]] = answer.json["items"]
         assert len(items) <= count, items
         return items[::-1] if len(items) == count else None
