@@ -14,7 +14,7 @@ from backoffice.api import export
 from backoffice.api.audit import AuditEntry
 from backoffice.api.command_views import CommandView
 from backoffice.api.dead_letters import DeadLetterView
-from backoffice.audit import Act, Line, _append
+from backoffice.audit_rows import Act, Line, append
 from backoffice.records import Records
 from bridge.client import Bridge
 from tests.backoffice.service import Api
@@ -107,12 +107,12 @@ async def test_a_chain_is_exported_without_a_gap_whatever_others_write_meanwhile
     line = Line(Act("a", "b", "c", "d", "e", None, {}), "{}", "intended", None, 1)
     monkeypatch.setattr(export, "_PAGE", 2)
     async with Records.open(database_url) as one, Records.open(database_url) as other:
-        head = (await one.transact(partial(_append, "one", None, [line] * 3)))[1]
+        head = (await one.transact(partial(append, "one", None, [line] * 3)))[1]
         pages = export.entries(one, None, None)
         async with other.writing() as late:
-            head = (await late.run_sync(partial(_append, "one", head, [line] * 2)))[1]
-            await one.transact(partial(_append, "two", None, [line] * 3))
+            head = (await late.run_sync(partial(append, "one", head, [line] * 2)))[1]
+            await one.transact(partial(append, "two", None, [line] * 3))
             found = [(row.chain, row.seq) for row in await anext(pages)]
-        await one.transact(partial(_append, "one", head, [line]))
+        await one.transact(partial(append, "one", head, [line]))
         found += [(row.chain, row.seq) async for page in pages for row in page]
     assert found == [("one", 1), ("one", 2), ("one", 3), ("two", 1), ("two", 2), ("two", 3)]

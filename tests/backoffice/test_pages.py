@@ -160,13 +160,16 @@ async def test_what_the_api_says_in_english_is_said_in_korean_too(visitor: Visit
     assert "그런 것은 없습니다" in (await visitor.get("/commands/1-1-1", headers=korean))[1]
     assert "알 수 없는 검색 조건입니다" not in (await visitor.get("/commands?q=typ:x"))[1]
     assert "알 수 없는 검색 조건입니다" in (await visitor.get("/commands?q=typ:x", headers=korean))[1]
-    await server.client().config_set("appendfsync", "no")
 
     async def finding() -> str | None:
         page = (await visitor.get("/system", headers=korean))[1]
         return page if "appendfsync를 everysec 또는 always로 설정하세요." in page else None
 
-    page = await until(finding, 60, what="a finding in Korean")
+    await server.client().config_set("appendfsync", "no")
+    try:
+        page = await until(finding, 60, what="a finding in Korean")
+    finally:
+        await server.client().config_set("appendfsync", "always")
     said = re.search(r'id="words">(.*?)</script>', page)
     assert said is not None
     assert json.loads(said[1])["fault:missing"] == "꼭 필요한 값입니다."

@@ -32,6 +32,7 @@ from tests.waiting import until
 expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 NAMES = tuple(text[:64] for text in PAYLOADS)
 TITLES = ("</title><script>hacked()</script>", '"><img src=x onerror=hacked()>')
+REASONS = tuple(text.replace("\x01", "") for text in PAYLOADS)  # have no control characters
 EVERYTHING = "\n".join(PAYLOADS)
 # What a page holds beside the elements and attributes of its templates.
 INTRUDERS = """() => {
@@ -96,13 +97,13 @@ class Written:
         """Titles, reasons, notices, warnings."""
         issued = [
             [
-                {"type": "room.open", "subject": f"room:r{n}", "payload": {"title": text}, "reason": text},
-                {"type": "member.mute", "subject": f"room:r{n}", "payload": {"user": f"u{n}"}, "reason": text},
-                {"type": "notice.post", "subject": "room:lobby", "payload": {"text": text}, "reason": text},
-                {"type": "user.warn", "subject": "user:bo", "payload": {"text": text}, "reason": text},
-                {"type": "user.ban", "subject": f"user:b{n}", "payload": {}, "reason": text},
+                {"type": "room.open", "subject": f"room:r{n}", "payload": {"title": text}, "reason": reason},
+                {"type": "member.mute", "subject": f"room:r{n}", "payload": {"user": f"u{n}"}, "reason": reason},
+                {"type": "notice.post", "subject": "room:lobby", "payload": {"text": text}, "reason": reason},
+                {"type": "user.warn", "subject": "user:bo", "payload": {"text": text}, "reason": reason},
+                {"type": "user.ban", "subject": f"user:b{n}", "payload": {}, "reason": reason},
             ]
-            for n, text in enumerate(PAYLOADS)
+            for n, (text, reason) in enumerate(zip(PAYLOADS, REASONS, strict=True))
         ]
         answer = await self.api.post("/commands/batch", {"commands": list(itertools.chain.from_iterable(issued))})
         assert [each for each in answer.json["results"] if each["status"] != 202] == []
@@ -164,7 +165,7 @@ async def pages(desk: Desk, written: Written) -> None:
     """Everywhere that somebody reads it."""
     rooms = [f"r{n}" for n in range(0, len(PAYLOADS), 20)]
     for path, texts in {
-        "/rooms": PAYLOADS[:98], "/commands": PAYLOADS, "/audit": PAYLOADS, "/sanctions": PAYLOADS, "/dead": PAYLOADS,
+        "/rooms": PAYLOADS[:98], "/commands": REASONS, "/audit": REASONS, "/sanctions": REASONS, "/dead": PAYLOADS,
         f"/commands/{written.noted}": (), f"/commands/{written.refused}": (), f"/dead/{written.letter}": (),
         "/rooms/lobby": (*PAYLOADS, *NAMES, TITLES[1]), "/users/u7": (NAMES[7],), "/users/bo": PAYLOADS[-10:],
         "/": (), "/announce": (), "/users": (), "/shards/1": (), "/nodes": (),
