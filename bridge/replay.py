@@ -95,7 +95,7 @@ class Replay:
             looking = asyncio.create_task(replay._run(), name="replay")
             yield replay
         finally:
-            await _end(task for task in (looking, *replay._catching_up.values()) if task is not None)
+            await _end(*(task for task in (looking, *replay._catching_up.values()) if task is not None))
             await replay._leave()
             await replay.journal.close()
 
@@ -344,8 +344,7 @@ async def _installation(redis: Redis, keys: Keys) -> str:
     return str(found.decode())
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    tasks = list(tasks)
+async def _end(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

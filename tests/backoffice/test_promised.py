@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
 
-from bridge.config import BridgeSettings
-from bridge.registry import Registry, default
-from tests.backoffice.service import Api, backoffice
+from bridge.registry import default
+from tests.backoffice.service import Api
 
 COMMAND = ("id type subject payload reason issued_by issued_at expires_at deliver_at idempotency_key origin "
            "requeued_as state node attempts timeline result error receipts missing_nodes")  # fmt: skip
@@ -149,22 +147,3 @@ async def test_states_causes_and_limits_are_the_promised_ones(document: Document
     assert [each.get("maxLength") for each in command["reason"]["anyOf"]] == [500, None]
     limits = next(each for each in command["expires_in"]["anyOf"] if each["type"] == "integer")
     assert (limits["minimum"], limits["maximum"]) == (1, 604_800)
-
-
-async def test_a_plugins_command_is_part_of_it(bridge_settings: BridgeSettings) -> None:
-    registry = Registry()
-
-    @registry.command("item.grant", subject="user")
-    class ItemGrant(BaseModel):
-        """An item for a user."""
-
-        item: str
-        count: int = Field(1, ge=1, le=99)
-
-    async with backoffice(bridge_settings, registry=registry) as api:
-        document = Document((await api.get("/openapi.json")).json)
-        grant = document.named("Command.item.grant")
-        assert document.fields(grant["properties"]["payload"]) == {"item", "count"}
-        assert "role operator" in grant["description"]
-        body = document.operation("POST /commands")["requestBody"]["content"]["application/json"]["schema"]
-        assert set(body["discriminator"]["mapping"]) == {"item.grant"}

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,18 @@ class Past:
         shutil.rmtree(self._server.directory / "appendonlydir")
         shutil.copytree(self._kept, self._server.directory / "appendonlydir")
         await self._server.restart()
+
+
+@contextlib.asynccontextmanager
+async def forgotten(fleet: Fleet, journal: Path, other: Bridge) -> AsyncIterator[Bridge]:
+    """A publisher that is gone afterwards; its server has forgotten all of it, and ``other`` need not wait for it."""
+    async with Bridge.connect(fleet.server.url, shards=1, journal=journal, registry=fleet.desk.registry) as gone:
+        past = Past(fleet.server)
+        name = replay_of(gone).journal.publisher
+        yield gone
+    await past.return_()
+    await until(lambda: other.redis.connected)
+    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
 
 
 @pytest.fixture
@@ -307,15 +319,8 @@ async def test_a_late_replay_does_not_undo_what_was_accepted_since(
     own_fleet: Fleet, journal: Path, events: Recorder
 ) -> None:
     other = await own_fleet.bridge()
-    async with Bridge.connect(
-        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
-    ) as gone:
-        past = Past(own_fleet.server)
-        name = replay_of(gone).journal.publisher
+    async with forgotten(own_fleet, journal, other) as gone:
         lost = [await do(gone, 1), await do(gone, 2, "user:u2")]
-    await past.return_()
-    await until(lambda: other.redis.connected)
-    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
     await do(other, 3)
     events.clear()
     back = await own_fleet.bridge(journal=journal)
@@ -360,15 +365,8 @@ async def test_a_superseded_command_that_cannot_be_read_is_a_dead_letter_again(
     entry = await own_fleet.put("v", "1", "type", "desk.do", "subject", "user:u1")  # without a payload
     await events.wait_for(Buried, id=f"0-{entry}")
     await own_fleet.leave("node-first")
-    async with Bridge.connect(
-        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
-    ) as gone:
-        past = Past(own_fleet.server)
-        name = replay_of(gone).journal.publisher
+    async with forgotten(own_fleet, journal, other) as gone:
         [(_, new_id)] = (await gone.dead.requeue([f"0-{entry}"], by="operator", reason="again")).done
-    await past.return_()
-    await until(lambda: other.redis.connected)
-    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
     await do(other, 3)
     back = await own_fleet.bridge(journal=journal)
     assert (await events.wait_for(Superseded)).id == new_id
@@ -382,15 +380,8 @@ async def test_an_older_letter_that_makes_room_for_a_superseded_one_is_told(
     own_fleet: Fleet, journal: Path, events: Recorder
 ) -> None:
     other = await own_fleet.bridge()
-    async with Bridge.connect(
-        own_fleet.server.url, shards=1, journal=journal, registry=own_fleet.desk.registry
-    ) as gone:
-        past = Past(own_fleet.server)
-        name = replay_of(gone).journal.publisher
+    async with forgotten(own_fleet, journal, other) as gone:
         lost = await do_many(gone, range(11))
-    await past.return_()
-    await until(lambda: other.redis.connected)
-    await other.streams[0].vouch(name, "-", leaving=True)  # as if it had been silent for half a minute
     await do(other, 3)
     back = await own_fleet.bridge(journal=journal, dead_length=10)
     assert {event.id for event in await events.wait_for_many(11, Superseded)} == {each.id for each in lost}
