@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from backoffice.audit_rows import Act, Line, append
 from backoffice.records import Records, RecordsUnavailable
+from backoffice.times import now_ms
 
 INTENT = "intended"  # the result of an entry that is written before the effect
 NOT_BEGUN = "not begun: the caller left, or the database was slow"  # of an intent that came to disk too late
@@ -86,7 +86,7 @@ class Audit:
         if self.ended or self._count >= MAX_WAITING:
             log.error("the audit chain lacks a result", chain=self.chain, of=of.seq, result=result)
             return
-        self._put(_Waiting((Line(of.act, of.detail, result[:200], of, _now_ms()),), None))
+        self._put(_Waiting((Line(of.act, of.detail, result[:200], of, now_ms()),), None))
         self._stir_in(RESULTS_WAIT_S)
 
     async def run(self) -> None:
@@ -110,7 +110,7 @@ class Audit:
             raise RecordsUnavailable("the back office stops")
         if self._count + len(acts) > MAX_WAITING:
             raise RecordsUnavailable("too much waits to be written to the audit chain")
-        now = _now_ms()
+        now = now_ms()
         lines = [Line(act, orjson.dumps(act.detail).decode(), result[:200], None, now) for act in acts]
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(lines, written)
@@ -248,10 +248,6 @@ class Audit:
         for _, written in group:
             if written is not None and not written.done():
                 written.set_exception(error)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -36,6 +36,7 @@ from backoffice.history_rows import (
 )
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import commands, positions
+from backoffice.times import now_ms
 from bridge.client import Bridge
 from bridge.record import Outcome
 
@@ -234,7 +235,7 @@ class History:
 
     async def _ask_for_open(self) -> None:
         """Rows that should have ended by now: their outcomes tell what a capped record did not."""
-        before = int(time.time() * 1000) - STALE_MS
+        before = now_ms() - STALE_MS
         for _ in range(_ASKED_MOST // _ASKED_AT_ONCE):
             async with self._records.reading() as connection:
                 found = (await connection.execute(_open(before, self._asked))).all()

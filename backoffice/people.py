@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +16,7 @@ from backoffice.operators import Caller, Role
 from backoffice.passwords import Passwords, new_password
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import operators, sessions, tokens
+from backoffice.times import now_ms
 from bridge.errors import Conflict, NotFound
 
 SESSION_S = 12 * 3600  # from login on
@@ -89,7 +89,7 @@ class People:
         return await self._add(name, role, password, must_change=must_change)
 
     async def _add(self, name: str, role: Role, password: str, *, must_change: bool) -> Operator:
-        hashed, now = await self.passwords.hash(password), _now()
+        hashed, now = await self.passwords.hash(password), now_ms()
         row = {"name": name, "role": str(role), "password": hashed, "must_change": must_change, "disabled": False,
                "created_at": now}  # fmt: skip
         try:
@@ -105,7 +105,7 @@ class People:
         """By name, with how many sessions each has."""
         open_ = (
             select(sessions.c.operator, func.count().label("open"))
-            .where(_alive(_now()))
+            .where(_alive(now_ms()))
             .group_by(sessions.c.operator)
             .subquery()
         )
@@ -201,7 +201,7 @@ class People:
             found = (await connection.execute(select(operators).where(mine).with_for_update())).first()
             if found is None:
                 row = {"name": name, "role": str(role), "password": "", "must_change": False, "disabled": False,
-                       "created_at": _now(), "subject": subject}  # fmt: skip
+                       "created_at": now_ms(), "subject": subject}  # fmt: skip
                 await connection.execute(insert(operators).values(row))
             elif found.disabled:
                 return None
@@ -212,7 +212,7 @@ class People:
 
     async def session(self, secret: str) -> Session | None:
         """Whose session this is; None where it ended, was ended, or never was."""
-        now, digest = _now(), _digest(secret)
+        now, digest = now_ms(), _digest(secret)
         query = (
             select(operators, sessions.c.seen_at, sessions.c.expires_at)
             .join(sessions, sessions.c.operator == operators.c.name)
@@ -229,7 +229,7 @@ class People:
 
     async def holds(self, session: Session) -> bool:
         """Whether it has not ended since; to ask is no sign of life."""
-        query = select(sessions.c.digest).where(sessions.c.digest == session.digest, _alive(_now()))
+        query = select(sessions.c.digest).where(sessions.c.digest == session.digest, _alive(now_ms()))
         async with self._records.reading() as connection:
             return (await connection.execute(query)).first() is not None
 
@@ -243,7 +243,7 @@ class People:
 
     async def make_token(self, name: str, role: Role, *, by: str, seconds: int | None) -> tuple[str, ApiToken]:
         """A new token, which nobody can be shown again, and its record. ``seconds`` None: it does not expire."""
-        secret, id, now = f"cbb_{secrets.token_urlsafe(32)}", secrets.token_hex(8), _now()
+        secret, id, now = f"cbb_{secrets.token_urlsafe(32)}", secrets.token_hex(8), now_ms()
         expires = None if seconds is None else now + seconds * 1000
         row = {"id": id, "name": name, "role": str(role), "digest": _digest(secret), "created_by": by,
                "created_at": now, "expires_at": expires}  # fmt: skip
@@ -253,7 +253,7 @@ class People:
 
     async def tokens(self) -> list[ApiToken]:
         """Newest first; those that expired are left out."""
-        alive = tokens.c.expires_at.is_(None) | (tokens.c.expires_at > _now())
+        alive = tokens.c.expires_at.is_(None) | (tokens.c.expires_at > now_ms())
         query = select(tokens).where(alive).order_by(tokens.c.created_at.desc(), tokens.c.id)
         async with self._records.reading() as connection:
             return [_token(row) for row in await connection.execute(query)]
@@ -288,11 +288,11 @@ class People:
 
 async def _clear(connection: AsyncConnection) -> None:
     """First of all in a transaction: so no other one writes beside it where the database is a file."""
-    await connection.execute(delete(sessions).where(sessions.c.expires_at <= _now()))
+    await connection.execute(delete(sessions).where(sessions.c.expires_at <= now_ms()))
 
 
 async def _begin(connection: AsyncConnection, name: str, address: str, agent: str) -> str:
-    secret, now = secrets.token_urlsafe(32), _now()
+    secret, now = secrets.token_urlsafe(32), now_ms()
     agent = agent.encode(errors="replace").decode()  # a header's bytes may be no text
     row = {"digest": _digest(secret), "operator": name, "created_at": now, "seen_at": now,
            "expires_at": now + SESSION_S * 1000, "address": address[:64], "agent": agent[:200]}  # fmt: skip
@@ -318,7 +318,3 @@ def _role(name: str) -> Role:
 
 def _digest(secret: str) -> str:
     return sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

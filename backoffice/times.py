@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -22,18 +23,23 @@ def _written(value: Any) -> Any:
 Time = Annotated[AwareDatetime, BeforeValidator(_written)]
 
 
+def now_ms() -> int:
+    """Milliseconds since the epoch, by this machine's clock."""
+    return int(time.time() * 1000)
+
+
 def time_of(ms: int) -> datetime:
     """Milliseconds since the epoch as a time."""
     return datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
 
 
-def ms_of(time: datetime) -> int:
+def ms_of(moment: datetime) -> int:
     """A time as milliseconds since the epoch."""
-    return int(time.timestamp() * 1000)
+    return int(moment.timestamp() * 1000)
 
 
-def ms_or_none(time: datetime | None) -> int | None:
-    return None if time is None else ms_of(time)
+def ms_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else ms_of(moment)
 
 
 def time_or_none(ms: int | None) -> datetime | None:
