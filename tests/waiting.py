@@ -7,10 +7,13 @@ import inspect
 import os
 import select
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from bridge.errors import Unreachable
 
 PAUSE_S = 0.003
+T = TypeVar("T")
 
 
 async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Callable[[], str] | str = "") -> Any:
@@ -28,6 +31,18 @@ async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Call
     except TimeoutError:
         pass
     raise AssertionError(f"not within {timeout:g} s: {_name(what, predicate)}; last answer {value!r}")
+
+
+async def answered(ask: Callable[[], Awaitable[T]], timeout: float = 10) -> T:
+    """What Redis answers, asked again while it cannot be reached: for reads after a fault, when all works again."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            return await ask()
+        except Unreachable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(PAUSE_S)  # noqa: TID251 - see above
 
 
 def block_until(predicate: Callable[[], Any], timeout: float = 10, *, what: Callable[[], str] | str = "") -> Any:

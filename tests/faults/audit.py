@@ -12,7 +12,7 @@ from bridge.client import Bridge
 from tests.faults.ledger import LEDGER
 from tests.faults.load import Load
 from tests.figures import Figures, spread
-from tests.waiting import until
+from tests.waiting import answered, until
 
 FAIL_S = 10.0  # no command may wait longer, whatever the machine is busy with
 
@@ -94,7 +94,8 @@ def _minted_ms(id: str) -> float:
 
 async def ledger(bridge: Bridge, room: str) -> list[tuple[str, dict[bytes, bytes]]]:
     """What took effect in a room, in order: the server's ids and the lines."""
-    rows = await bridge.redis.call("XRANGE", bridge.keys.state(bridge.shard_of(room), room, LEDGER), "-", "+")
+    key = bridge.keys.state(bridge.shard_of(room), room, LEDGER)
+    rows = await answered(lambda: bridge.redis.call("XRANGE", key, "-", "+"))
     return [(entry.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in rows]
 
 

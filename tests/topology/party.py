@@ -22,7 +22,8 @@ from tests.faults.ledger import registry
 from tests.faults.load import Load
 from tests.faults.pace import elapsed
 from tests.recorder import Recorder
-from tests.waiting import until
+from tests.servers import Server
+from tests.waiting import answered, until
 
 SHARDS = 12  # on three primaries some of them each
 TIMEOUT_S = 0.5  # half of the servers' own detection time
@@ -71,6 +72,15 @@ class Party:
 
         await until(gone_on, 20, what="all rooms go on")
 
+    async def all_follow(self, primary: Server) -> None:
+        """Until everybody works with it. While the one before it takes writes still, nothing else forces them to."""
+
+        def with_it() -> bool:
+            everybody = (self.publisher, self.listener, *self.nodes.values())
+            return all(primary.port in {each.port for each in bridge.redis.placement.primaries} for bridge in everybody)
+
+        await until(with_it, 20, what=f"all work with the primary at {primary.port}")
+
     def load(self, *, per_s: float = 150) -> Load:
         return Load(self.publisher, rooms=ROOMS, per_s=per_s)
 
@@ -91,7 +101,7 @@ class Party:
 
     async def survivors(self, books: Audit) -> list[str]:
         """Of the lost commands those that the servers know of: none may be."""
-        return [id for id in books.lost if await self.publisher.outcome(id) is not None]
+        return [id for id in books.lost if await answered(partial(self.publisher.outcome, id)) is not None]
 
 
 @dataclass(slots=True)
@@ -148,7 +158,8 @@ class Broadcasts:
     async def _all_arrived(self) -> None:
         """Until the last publication of each room was received."""
         for room in self._rooms:
-            last = await self._publisher.channels.position(Channel.of_subject(room, self._publisher.shards))
+            channel = Channel.of_subject(room, self._publisher.shards)
+            last = await answered(partial(self._publisher.channels.position, channel))
             with contextlib.suppress(AssertionError):  # the books tell what is missing
                 await until(partial(self._has, room, last), 3)
 
@@ -161,7 +172,8 @@ class Broadcasts:
         books = Heard()
         for room, received in self.received.items():
             places = [(each.epoch, each.offset) for each in received]
-            log = await self._publisher.channels.log(Channel.of_subject(room, self._publisher.shards))
+            channel = Channel.of_subject(room, self._publisher.shards)
+            log = await answered(partial(self._publisher.channels.log, channel))
             # With what it says: a place that was lost may come back with something else.
             had = {(each.epoch, each.offset, each.data["n"]) for each in received}
             kept = [(each.epoch, each.offset, each.data["n"]) for each in log if each.offset >= received[0].offset]

@@ -73,7 +73,7 @@ async def test_a_forced_fail_over_of_a_cluster_keeps_what_was_replicated(
 ) -> None:
     async with party.broadcasts() as broadcasts, party.load() as load:
         await load.more(100)
-        await cluster.fail_over(await cluster.owner(party.publisher.keys.live), how)
+        await party.all_follow(await cluster.fail_over(await cluster.owner(party.publisher.keys.live), how))
         await party.all_rooms_go_on(load)
     await party.drained()
     books = await party.audit(load)
@@ -86,7 +86,7 @@ async def test_a_forced_fail_over_of_a_cluster_keeps_what_was_replicated(
 async def test_sentinels_promote_while_the_primary_still_takes_writes(sentinel: Watched, party: Party) -> None:
     async with party.broadcasts() as broadcasts, party.load() as load:
         await load.more(100)
-        await sentinel.fail_over(await sentinel.named(), "forced")
+        await party.all_follow(await sentinel.fail_over(await sentinel.named(), "forced"))
         await party.all_rooms_go_on(load)
     await party.drained()
     books = await party.audit(load)
