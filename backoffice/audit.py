@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -30,7 +31,7 @@ ANSWER_S = 2.0  # a database that takes longer holds nobody up: callers hear of 
 RETRY_S = 1.0  # until results that were not taken are tried again, if no intent comes before
 _LAST_S = 2.0  # for what waits when the back office stops
 _AT_ONCE = 1000  # entries a transaction, and what the last of its callers has beyond
-_TRIES = 5  # of a transaction where another process writes the same chain
+_PAUSES_S = 0.005, 0.1  # the longest first one, and the longest of all, where another process writes the same chain
 log = structlog.get_logger(__name__)
 
 
@@ -231,18 +232,26 @@ class Audit:
             log.error("the audit chain lacks results", chain=self.chain, results=len(results))
 
     async def _commit(self, lines: Sequence[Line]) -> None:
-        for left in reversed(range(_TRIES)):
+        """Where another process went on with this chain it is tried again, for as long as callers wait for it.
+
+        The pauses are "Full Jitter" of M. Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015):
+        without them whoever was first once is first again, as it knows the chain's head and the others have to read it.
+        """
+        loop, (longest, most) = asyncio.get_running_loop(), _PAUSES_S
+        until = loop.time() + ANSWER_S
+        while True:
             try:
                 first, self._head = await self._records.transact(partial(append, self.chain, self._head, lines))
             except RecordsUnavailable as error:
                 self._head = None
-                if not left or not isinstance(error.__cause__, IntegrityError):
+                if not isinstance(error.__cause__, IntegrityError) or loop.time() >= until:
                     raise
-                continue  # another process went on with this chain
-            for seq, line in enumerate(lines, first):
-                line.seq = seq
-            return
-        raise AssertionError("unreachable")
+            else:
+                for seq, line in enumerate(lines, first):
+                    line.seq = seq
+                return
+            await asyncio.sleep(random.uniform(0, longest))
+            longest = min(2 * longest, most)
 
     def _fail(self, group: Sequence[_Waiting], error: Exception) -> None:
         for _, written in group:

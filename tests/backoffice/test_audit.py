@@ -11,12 +11,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import await_only
 
+from backoffice import audit_rows
 from backoffice.app import make_app, routes
 from backoffice.audit import MAX_WAITING, Audit
-from backoffice.audit_rows import Act, entries_of
+from backoffice.audit_rows import Act, Line, entries_of
 from backoffice.config import BackofficeSettings
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.routes import PREFIX
@@ -218,16 +220,93 @@ async def test_a_chain_is_continued_after_a_restart_and_holds(records: Records) 
 
 
 @both_databases
-async def test_two_processes_may_write_one_chain_and_others_their_own(records: Records) -> None:
-    async def write(chain: Audit) -> None:
-        async for running_chain in running(chain):
-            for number in range(20):
-                await running_chain.intend([act(number)])
+async def test_processes_may_write_one_chain_and_others_their_own(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.audit.ANSWER_S", 60.0)  # longer than a busy machine takes
+    callers, entries = 4, 25
 
-    await asyncio.gather(*(write(Audit(records, name)) for name in ("one", "one", "two")))
-    verifier = await verified(records)
+    async def call(chain: Audit) -> None:
+        for number in range(entries):
+            [intent] = await chain.intend([act(number)])
+            chain.conclude(intent, "done")
+
+    async with contextlib.AsyncExitStack() as offices:
+        chains = []
+        for name in ("one", "one", "one", "two"):
+            records = await offices.enter_async_context(Records.open(database_url))
+            chains.append(
+                await offices.enter_async_context(contextlib.asynccontextmanager(running)(Audit(records, name)))
+            )
+        await asyncio.gather(*(call(chain) for chain in chains for _ in range(callers)))
+    async with Records.open(database_url) as records:
+        verifier = await verified(records)
     assert verifier.broken == []
-    assert {name: seq for name, (seq, _) in verifier.heads.items()} == {"one": 40, "two": 20}
+    each = 2 * callers * entries
+    assert {name: seq for name, (seq, _) in verifier.heads.items()} == {"one": 3 * each, "two": each}
+
+
+class Overtaking:
+    """Another process, which writes to the chain whenever ``Audit`` has just read where it ends."""
+
+    def __init__(self, other: Audit, times: int) -> None:
+        self.left = times
+        self._other, self._read, self._loop = other, audit_rows._read_head, asyncio.get_running_loop()
+
+    def read_head(self, connection: Connection, chain: str) -> tuple[int, str]:
+        head = self._read(connection, chain)
+        if self.left:
+            self.left -= 1
+            writing = self._other.intend([act()])
+            if connection.dialect.name == "sqlite":  # in a thread
+                asyncio.run_coroutine_threadsafe(writing, self._loop).result()
+            else:
+                await_only(writing)
+        return head
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[Audit]:
+    """The same chain, as another process has it."""
+    async with Records.open(database_url) as records:
+        async for each in running(Audit(records, "office")):
+            await each.intend([act()])
+            yield each
+
+
+@both_databases
+async def test_a_process_that_is_overtaken_again_and_again_has_its_turn(
+    records: Records, chain: Audit, other: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.audit.ANSWER_S", 60.0)
+    overtaking = Overtaking(other, 12)
+    monkeypatch.setattr(audit_rows, "_read_head", overtaking.read_head)
+    [line] = await chain.intend([act(7)])
+    assert (overtaking.left, line.seq) == (0, 1 + 12 + 1)
+    verifier = await verified(records)
+    assert (verifier.broken, verifier.heads["office"][0]) == ([], 14)
+
+
+@both_databases
+async def test_a_process_that_is_always_overtaken_gives_up_in_the_end(
+    records: Records, other: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaking = Overtaking(other, 1_000_000)
+    monkeypatch.setattr(audit_rows, "_read_head", overtaking.read_head)
+    chain, lines = Audit(records, "office"), [Line(act(7), "{}", "intended", None, 0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backoffice.audit.ANSWER_S", 0.1)
+        with pytest.raises(RecordsUnavailable):
+            await chain._commit(lines)
+    overtaking.left = 1_000_000
+    trying = asyncio.create_task(chain._commit(lines))
+    await until(lambda: overtaking.left < 1_000_000 - 3)
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    monkeypatch.undo()
+    await chain._commit(lines)
+    assert (await verified(records)).broken == []
 
 
 async def test_what_waits_for_the_database_is_bounded(records: Records) -> None:
