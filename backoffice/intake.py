@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import hdrs, web
 from multidict import MultiMapping
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from backoffice.problems import Fault, Problem, invalid
@@ -30,6 +30,7 @@ BODY_SECONDS = 5.0  # for a body to arrive in full
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 _MOST_FIELDS = 50  # of a form
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _FIRST_INEXACT = 2.0**63
 
@@ -62,6 +63,14 @@ class Query(BaseModel):
     """Base of query parameters: texts that are read as the field's type, each at most once."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, given: object) -> object:
+        """Nothing that is kept has such characters: PostgreSQL takes no NUL, and UTF-8 has no halves of a pair."""
+        if isinstance(given, str) and _NO_TEXT.search(given):
+            raise PydanticCustomError("characters", "a text without NUL, in UTF-8")
+        return given
 
 
 class NoQuery(Query):

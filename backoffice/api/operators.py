@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from backoffice.operators import NAME, Role
 from backoffice.paging import Paged, cut
 from backoffice.passwords import MAX_CHARS, MIN_CHARS, new_password
 from backoffice.people import Operator
+from backoffice.problems import not_found
 from backoffice.routes import ACCESS, Call, Deed, ListOf, Route, reply
 from backoffice.times import time_of
 
@@ -101,6 +103,8 @@ async def add(call: Call[NoQuery, OperatorIn]) -> web.Response:
 async def change(call: Call[NoQuery, OperatorChange]) -> web.Response:
     """Change an operator's role, password, or whether they may log in."""
     wanted, name = call.body, call.part("name")
+    if not re.fullmatch(NAME, name):  # nobody has it, and not every database can look for it
+        raise not_found(f"operator {name[:64]!r}")
     password = new_password() if wanted.new_password else wanted.password
     detail = {"role": wanted.role, "disabled": wanted.disabled, "password": password is not None}
     people = call.request.app[ACCESS].people

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,8 @@ from backoffice.openapi import route as document_route
 from backoffice.routes import PREFIX
 from bridge.config import BridgeSettings
 from bridge.registry import default
-from tests.backoffice.service import CHAT_KEY, PASSWORD, Answer, Api
+from tests.backoffice.conftest import both_databases
+from tests.backoffice.service import CHAT_KEY, PASSWORD, TOKENS, Answer, Api
 
 Bad = tuple[str, Any, int, list[str]]  # path, body, status, where its faults are
 TIMES = [(f"{name}={value}", f"?{name}") for name in ("since", "until")
@@ -227,6 +229,44 @@ async def test_every_route_refuses_what_none_takes(api: Api) -> None:
             if answer.status != status or answer.headers["Content-Type"] != "application/problem+json":
                 wrong[f"{route} #{number}"] = f"{answer.status} instead of {status}: {answer.body[:200]!r}"
     assert wrong == {}
+
+
+BODIES = {"operators.change": b'{"role": "viewer"}'}  # of routes that look something up by a part of their path
+LITERAL = (b"%ed%a0%80", b"a%ffb")  # as nobody can decode these, some may look for them as they are
+NO_TEXT = (b"%00", b"a%00b", *LITERAL, b"\xed\xa0\x80", b"a\xffb")
+
+
+async def status_of(api: Api, method: str, target: bytes, body: bytes) -> int:
+    """What a request with these very bytes is answered."""
+    host, port = re.findall(r"//(.+):(\d+)", api.url)[0]
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"Host: x\r\nAuthorization: Bearer {TOKENS['admin']}\r\nConnection: close\r\n"
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(method.encode() + b" /api/v1" + target + b" HTTP/1.1\r\n" + f"{head}{kind}".encode() + body)
+    _, status, *_ = (await reader.readline()).split()
+    writer.close()
+    return int(status)
+
+
+@both_databases
+async def test_text_that_no_database_holds_is_refused_wherever_it_is_taken(api: Api, database_url: str) -> None:
+    wrong, seen = [], []
+    for route in routes(settings()):
+        path = re.sub(r"{\w+}", "{}", route.path)
+        examples = [EXAMPLES[name] for name in re.findall(r"{(\w+)}", route.path)]
+        places = [path.format(*examples[:n], "\0", *examples[n + 1 :]) for n in range(len(examples))]
+        fields = route.query.model_fields
+        for name in fields:
+            others = "".join(f"&{each}=audit" for each, field in fields.items() if field.is_required() and each != name)
+            places.append(f"{path.format(*examples)}?{name}=\0{others}")
+        body = b"" if route.body is None else BODIES.get(route.action, b"{}")
+        for place, odd in itertools.product(places, NO_TEXT):
+            status = await status_of(api, route.method, place.encode().replace(b"\0", odd), body)
+            seen.append(status)
+            if status not in (400, 404, 422) and not (status == 200 and odd in LITERAL):
+                wrong.append((route.method, place, odd, status))
+    assert wrong == []
+    assert seen.count(422) > 100
 
 
 @asynccontextmanager
