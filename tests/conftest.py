@@ -162,7 +162,7 @@ def no_process_is_left(shared_servers: dict[str, Server]) -> Iterator[None]:
         return {pid: command for pid, command in found if pid not in shared}
 
     try:  # those whose parent was killed may be about to follow
-        block_until(lambda: not left(), timeout=2)
+        block_until(lambda: not left(), timeout=20)
     except AssertionError:
         processes = left()
         for pid in processes:
@@ -180,6 +180,6 @@ def no_task_is_left(request: pytest.FixtureRequest) -> None:
 async def _no_task_is_left() -> AsyncIterator[None]:
     yield
     try:  # those that were told to end may take a few turns
-        await until(lambda: not leftovers.tasks(), timeout=1)
+        await until(lambda: not leftovers.tasks(), timeout=10)
     except AssertionError:
         pytest.fail(f"tasks are left: {leftovers.tasks()}")

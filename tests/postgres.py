@@ -10,19 +10,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
 
 from bridge import guard
-from tests.servers import IN_MEMORY, Missing
+from tests.servers import Missing, temporary
 from tests.waiting import block_until
 
 PROGRAMS = ("initdb", "postgres", "createdb", "pg_isready")
 USER = "postgres"  # PostgreSQL refuses to run as root
 SETTINGS = {"listen_addresses": "", "fsync": "off", "synchronous_commit": "off", "max_connections": "200",
-            "shared_buffers": "16MB", "logging_collector": "off"}  # fmt: skip
+            "shared_buffers": "16MB", "max_wal_size": "64MB", "min_wal_size": "32MB",
+            "logging_collector": "off"}  # fmt: skip
 
 
 def binaries() -> Path:
@@ -60,7 +60,7 @@ class Postgres:
 
     def __init__(self) -> None:
         self._bin, self._names = binaries(), itertools.count()
-        self.directory = Path(tempfile.mkdtemp(prefix="postgres-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
+        self.directory = temporary("postgres-")
         self._as = USER if os.getuid() == 0 else None
         if self._as:
             os.chown(self.directory, pwd.getpwnam(USER).pw_uid, -1)

@@ -93,6 +93,9 @@ class Proxy:
             server_reader, server_writer = await _connect(self._target)
         except OSError:
             return writer.transport.abort()
+        if self._refusing:  # by now
+            server_writer.transport.abort()
+            return writer.transport.abort()
         for name, source, sink in (("requests", reader, server_writer), ("replies", server_reader, writer)):
             flow = _Flow(name, source, sink, self, Names(self.named if name == "replies" else {}))
             self._flows.add(flow)

@@ -22,7 +22,7 @@ from redis.backoff import ConstantBackoff
 from bridge.embedded import find_binary
 from bridge.errors import Misconfigured
 from bridge.guard import guarded, needs_pipe
-from tests.waiting import block_until, running, until
+from tests.waiting import block_until, noticed, running, until
 
 
 class Missing(Exception):
@@ -66,7 +66,7 @@ SETTINGS = {
 }
 START_S = 20
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
-IN_MEMORY = Path("/dev/shm")  # where fsync costs nothing
+IN_MEMORY, ROOM_BYTES = Path("/dev/shm"), 1 << 30  # where fsync costs nothing; containers often have 64 MB there
 
 
 def require(engine: str) -> None:
@@ -91,7 +91,7 @@ class Server:
 
     def __init__(self, engine: str, *, tcp: bool, config: dict[str, str]) -> None:
         self.engine = engine
-        self.directory = Path(tempfile.mkdtemp(prefix="bridge-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
+        self.directory = temporary("bridge-")
         self.port = _free_port() if tcp else 0
         socket_path = self.directory / "server.sock"
         self.url = f"redis://127.0.0.1:{self.port}" if tcp else f"unix://{socket_path}"
@@ -152,6 +152,7 @@ class Server:
     async def restart(self) -> None:
         """Start again with the same directory and url, from the append-only file; kills it first if it runs."""
         self.kill()
+        await noticed()  # else nobody may have seen it go before it is back, and calls go into dead connections
         self._spawn()
         await until(self.answers, START_S, what=lambda: self._complaint("answers"))
 
@@ -207,6 +208,12 @@ class Server:
     def _complaint(self, what: str) -> str:
         lines = (self.directory / "server.log").read_text(errors="replace").splitlines()[-15:]
         return "\n  ".join([f"{self.engine} in {self.directory} {what}; the end of its log:", *lines])
+
+
+def temporary(prefix: str) -> Path:
+    """A new directory, in memory where there is room."""
+    roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=IN_MEMORY if roomy else None))
 
 
 def _free_port() -> int:

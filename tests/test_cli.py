@@ -75,9 +75,11 @@ class Shop:
 
     async def bury(self, count: int) -> list[str]:
         """Ids of commands that became dead letters, oldest first."""
+        ids = []
         for number in range(count):
-            await self._api.issue("item.break", f"user:u{number}", {"item": "vase"})
-        return [buried.id for buried in await self.events.wait_for_many(count, Buried)]
+            issued = await self._api.issue("item.break", f"user:u{number}", {"item": "vase"})
+            ids.append((await self.events.wait_for(Buried, id=issued.json["id"])).id)
+        return ids
 
 
 @pytest.fixture

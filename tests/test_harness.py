@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from tests.waiting import ended, running, until
 
 
 def impatient(url: str) -> Redis:
-    return Redis.from_url(url, socket_timeout=0.1, retry=Retry(NoBackoff(), 0))
+    return Redis.from_url(url, socket_timeout=1, retry=Retry(NoBackoff(), 0))
 
 
 @pytest.mark.parametrize("tcp", [False, True])
@@ -118,7 +120,7 @@ async def test_a_delay_is_a_delay_each_way(proxy: Proxy) -> None:
         proxy.delay(0.05)
         begin = loop.time()
         await client.ping()
-        assert 0.1 <= loop.time() - begin < 1
+        assert 0.1 <= loop.time() - begin < 10
 
 
 def test_proxies_put_their_own_ports_where_servers_name_others() -> None:
@@ -158,6 +160,6 @@ async def test_orphans_of_a_killed_process_are_seen() -> None:
         parent.kill()
     assert running(orphan)
     await until(lambda: orphan in leftovers.children())
-    subprocess.run(["kill", "-9", str(orphan)], check=True)
+    os.kill(orphan, signal.SIGKILL)
     await ended(orphan)
     assert orphan not in leftovers.children()

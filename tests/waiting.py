@@ -22,15 +22,22 @@ async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Call
     deadline = asyncio.get_running_loop().time() + timeout
     try:
         async with asyncio.timeout(timeout):
-            while asyncio.get_running_loop().time() < deadline:  # redis-py may swallow the cancellation
+            while True:
                 answer = predicate()
                 value = await answer if inspect.isawaitable(answer) else answer
                 if value:
                     return value
+                if asyncio.get_running_loop().time() > deadline:  # redis-py may swallow the cancellation
+                    break
                 await asyncio.sleep(PAUSE_S)  # noqa: TID251 - the one place that may
     except TimeoutError:
         pass
     raise AssertionError(f"not within {timeout:g} s: {_name(what, predicate)}; last answer {value!r}")
+
+
+async def noticed() -> None:
+    """Until this event loop has seen what the kernel knows by now: connections to a killed process are gone."""
+    await asyncio.sleep(PAUSE_S)  # noqa: TID251 - see above
 
 
 async def answered(ask: Callable[[], Awaitable[T]], timeout: float = 10) -> T:

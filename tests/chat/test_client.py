@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import pytest
 
 from bridge.channels import Channel
 from bridge.chat.client import (
+    RENEWAL_LEAST_S,
     ChatClient,
     ChatError,
     Closed,
@@ -44,7 +46,7 @@ NOBODY = "ws://127.0.0.1:9/ws"
 
 async def event(client: ChatClient, kind: type[E], **fields: Any) -> E:
     """The next event of this kind with these fields; others are passed over."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):  # one pause between two attempts may be 20
         async for each in client:
             if isinstance(each, kind) and all(getattr(each, name) == value for name, value in fields.items()):
                 return each
@@ -259,7 +261,7 @@ async def test_a_push_that_did_not_come_is_got_from_the_history(chat: Chat, node
 async def test_nothing_is_said_in_a_room_before_the_client_is_back_in_it(
     chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.chat.client_socket.ANSWER_S", 0.5)
+    monkeypatch.setattr("bridge.chat.client_socket.ANSWER_S", 2.0)
     async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")) as client:
         await client.join("lobby")
         await chat.done("room.freeze", "room:lobby")
@@ -283,9 +285,9 @@ async def test_a_node_that_falls_silent_is_left(chat: Chat) -> None:
 
 
 async def test_a_silent_room_is_no_reason_to_leave_a_node(chat: Chat) -> None:
-    node = await chat.start_node(heartbeat_seconds=0.1)
+    node = await chat.start_node(heartbeat_seconds=0.5)
     async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")):
-        await until(lambda: relay.frames.count({"type": "pong"}) >= 5)
+        await until(lambda: relay.frames.count({"type": "pong"}) >= 4)
         assert relay.visits == 1
 
 
@@ -331,7 +333,7 @@ async def test_who_is_kicked_from_a_room_is_out_of_it_and_may_come_back(chat: Ch
 
 async def test_no_node_is_an_error_in_time_and_a_wrong_address_one_at_once() -> None:
     with pytest.raises(ChatError) as refused:
-        async with ChatClient(NOBODY, "t", patience_s=0.5):
+        async with ChatClient(NOBODY, "t", patience_s=1.5):
             pass
     assert (refused.value.code, refused.value.temporary) == ("unavailable", True)
     assert "Connect call failed" in refused.value.message
@@ -351,11 +353,12 @@ async def test_a_token_is_replaced_before_it_ends(node: RunningNode) -> None:
         asked += 1
         return token("u1", seconds=1.3)
 
+    began = time.monotonic()
     async with ChatClient(node.url, source) as client:
         (session,) = node.node.hub.clients
         first_end = session.expires_at
-        await until(lambda: session.expires_at > first_end + 2)
-        assert asked == 3
+        await until(lambda: asked >= 3 and session.expires_at > first_end + 1.5)
+        assert asked <= 1 + (time.monotonic() - began) / RENEWAL_LEAST_S
         assert client.url == node.url
 
 
@@ -369,7 +372,7 @@ async def test_a_source_of_tokens_that_fails_is_asked_again(node: RunningNode) -
     async with ChatClient(node.url, source) as client:
         assert client.ready["user"]["user"] == "u1"
     with pytest.raises(ChatError, match="no token: ZeroDivisionError"):
-        async with ChatClient(node.url, lambda: str(1 // 0), patience_s=0.2):
+        async with ChatClient(node.url, lambda: str(1 // 0), patience_s=1):
             pass
 
 

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 from tests.chatserver.schemas import check_received, check_sent
 
 SECRET = "a secret of more than thirty-two bytes"
-PATIENCE_S = 10
+PATIENCE_S = 20
 
 
 def token(user: str = "u1", *, secret: str = SECRET, seconds: float = 3600, **claims: Any) -> str:

@@ -79,7 +79,7 @@ class Chat:
     async def operate(self, type: str, subject: str, payload: dict[str, Any] | None = None, **fields: Any) -> Outcome:
         """Issue a command and wait until it ended."""
         receipt = await self.bridge.publish(type, subject, payload or {}, by="op", **fields)
-        outcome = await self.bridge.outcome(receipt.id, wait=10)
+        outcome = await self.bridge.outcome(receipt.id, wait=30)
         assert outcome is not None
         assert outcome.ended, outcome
         return outcome
@@ -101,7 +101,7 @@ class Chat:
 @pytest.fixture
 async def chat(server: Server) -> AsyncIterator[Chat]:
     settings = BridgeSettings(redis_url=SecretStr(server.url), shards=SHARDS)
-    async with Bridge.connect(settings) as bridge:
+    async with Bridge.connect(settings, timeout=10) as bridge:  # the operator's; nodes have the timeout of every day
         chat = Chat(bridge, settings)
         try:
             yield chat

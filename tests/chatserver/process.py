@@ -37,7 +37,7 @@ class Process:
         return dict(json.loads(line))
 
     async def ended(self) -> int:
-        return await asyncio.wait_for(asyncio.to_thread(self.popen.wait), 30)
+        return await asyncio.wait_for(asyncio.to_thread(self.popen.wait), 60)
 
     @property
     def errors(self) -> str:

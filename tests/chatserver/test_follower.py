@@ -77,7 +77,7 @@ class Followed:
 
 @pytest.fixture
 async def operator(server: Server) -> AsyncIterator[Bridge]:
-    async with Bridge.connect(server.url, shards=4) as bridge:
+    async with Bridge.connect(server.url, shards=4, timeout=10) as bridge:
         yield bridge
 
 

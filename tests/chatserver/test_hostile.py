@@ -89,7 +89,7 @@ async def test_handshakes_do_not_outlive_the_node(chat: Chat) -> None:
     node = await chat.start_node(drain_seconds=30)
     async with raw(node) as client:
         await until(lambda: len(node.node._handshakes) == 1)
-        await asyncio.wait_for(node.stop(), 5)
+        await asyncio.wait_for(node.stop(), 14)  # clients have 15
         assert await client.rest() == b""
 
 
@@ -119,7 +119,7 @@ async def test_a_flood_of_pings_is_cut_before_it_is_answered(chat: Chat, unit: b
 async def test_fragments_count_as_frames(node: RunningNode) -> None:
     async with raw(node) as client:
         await client.upgraded()
-        client.writer.write(frame(TEXT, b"{", final=False) + frame(CONT, final=False) * 10_000)
+        client.writer.write(frame(TEXT, b"{", final=False) + frame(CONT, final=False) * 40_000)
         (here,) = node.node.hub.clients
         await until(lambda: here.socket.closed_with == 4005)
 
@@ -159,7 +159,7 @@ async def test_who_does_not_read_is_closed_though_little_is_said(
     here = next(client for client in node.node.hub.clients if client.user == "deaf")
 
     def closed() -> bool:
-        while not here.socket.paused:  # the kernels take some more after each
+        while here.socket.is_open and not here.socket.paused:  # the kernels take some more after each
             here.socket.push(bytes(1024))
         return here.socket.closed_with == 4001
 
@@ -169,7 +169,7 @@ async def test_who_does_not_read_is_closed_though_little_is_said(
 
 
 async def test_who_reads_again_in_time_stays(chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatserver.connection.STALLED_S", 3.0)
+    monkeypatch.setattr("chatserver.connection.STALLED_S", 60.0)
     client = await chat.client(node, "u1", "lobby")
     client.socket.transport.pause_reading()
     (here,) = node.node.hub.clients
@@ -200,7 +200,10 @@ async def test_the_node_holds_little_for_hostile_clients_and_all_are_cut(
     sockets = [client.socket for client in node.node.hub.clients if client.user.startswith("deaf")]
     most = 0
     while any(socket.closed_with is None for socket in sockets):
-        assert (await speaker.say("lobby", "글" * 500))["type"] == "ok"
+        said = await speaker.say("lobby", "글" * 500)
+        if said["type"] == "error":
+            assert said["temporary"], said
+            continue
         await speaker.push("message")
         most = max(most, sum(socket.transport.get_write_buffer_size() for socket in sockets))
     assert {socket.closed_with for socket in sockets} == {4001}

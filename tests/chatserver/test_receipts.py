@@ -140,7 +140,7 @@ async def test_what_a_fail_over_took_back_of_the_answers_is_written_again(
     chat: Chat, server: Server, start_proxy: Callable[..., Any]
 ) -> None:
     proxy = await start_proxy(server)
-    node = await chat.start_node("node-a", redis_url=proxy.url)
+    node = await chat.start_node("node-a", redis_url=proxy.url, drain_seconds=1)
     await chat.client(node, "u1")
     outcome = await chat.done("user.mute", "user:u1", {"seconds": 600})
     assert await said(chat, outcome) == {"node-a": 1}
@@ -178,11 +178,11 @@ async def test_whoever_waits_gets_the_answers_of_live_nodes_and_waits_for_no_dea
     await bridge.redis.call("HSET", bridge.keys.info, "node-x", 'boot {"joined_at":0}')
     await until(lambda: _is_dead(chat, "node-x"))
     began = loop.time()
-    answers = await bridge.receipts.read(outcome, grace_s=5)
+    answers = await bridge.receipts.read(outcome, grace_s=60)
     assert (answers.missing, answers.pending) == (("node-x",), False)
-    assert loop.time() - began < 2
+    assert loop.time() - began < 30
 
-    waiting = asyncio.create_task(bridge.receipts.read(outcome, grace_s=10))
+    waiting = asyncio.create_task(bridge.receipts.read(outcome, grace_s=60))
     await bridge.redis.call("HDEL", bridge.keys.info, "node-x")
     key = bridge.keys.receipts(bridge.shard_of("user:u1"), outcome.id)
     await bridge.redis.call("DEL", key)

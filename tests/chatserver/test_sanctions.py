@@ -22,7 +22,7 @@ async def test_a_room_mute_is_told_and_holds_on_every_node_until_it_is_lifted(ch
     for client in clients:
         refused = await client.say("lobby", "hello?")
         assert (refused["code"], refused["temporary"]) == ("muted", False)
-        assert 58_000 < refused["retry_after_ms"] <= 60_000
+        assert 30_000 < refused["retry_after_ms"] <= 60_000
         sanction = await client.push("sanction")
         assert (sanction["kind"], sanction["room"], sanction["reason"]) == ("mute", "lobby", "spam")
         assert sanction["command_id"] == outcome.id
@@ -35,7 +35,7 @@ async def test_a_room_mute_is_told_and_holds_on_every_node_until_it_is_lifted(ch
 
 
 @pytest.mark.parametrize(
-    ("here", "everywhere", "longest"), [(5, 100, 100), (100, 5, 100), (None, 5, None), (5, None, None)]
+    ("here", "everywhere", "longest"), [(50, 1000, 1000), (1000, 50, 1000), (None, 50, None), (50, None, None)]
 )
 async def test_of_two_mutes_the_later_end_is_told(
     chat: Chat, node: RunningNode, here: int | None, everywhere: int | None, longest: int | None
@@ -47,18 +47,20 @@ async def test_of_two_mutes_the_later_end_is_told(
     if longest is None:
         assert "retry_after_ms" not in refused
     else:
-        assert (longest - 10) * 1000 < refused["retry_after_ms"] <= longest * 1000
+        assert (longest - 100) * 1000 < refused["retry_after_ms"] <= longest * 1000
 
 
 async def test_a_mute_ends_by_itself(chat: Chat, node: RunningNode) -> None:
     client = await chat.client(node, "u1", "lobby")
     await chat.done("member.mute", "room:lobby", {"user": "u1", "seconds": 1})
-    assert (await client.say("lobby", "x"))["code"] == "muted"
+    mute = await client.push("sanction", kind="mute")
 
-    async def may_speak() -> bool:
-        return bool((await client.say("lobby", "x"))["type"] == "ok")
+    async def said() -> dict[str, Any] | None:
+        answer = await client.say("lobby", "x")
+        assert answer.get("code") in ("muted", None)
+        return answer if answer["type"] == "ok" else None
 
-    await until(may_speak)
+    assert (await until(said))["ts"] >= mute["until"]
 
 
 async def test_a_room_mute_concerns_one_room(chat: Chat, node: RunningNode) -> None:
@@ -140,8 +142,7 @@ async def test_a_kicked_member_leaves_and_may_come_back(chat: Chat, node: Runnin
     await chat.done("member.kick", "room:lobby", {"user": "u1"})
     await client.push("sanction", kind="kick", room="lobby")
     assert (await client.say("lobby", "x"))["code"] == "not_joined"
-    gone = await other.push("presence")
-    assert gone["leave"] == [{"user": "u1", "name": "u1"}]
+    await other.push("presence", leave=[{"user": "u1", "name": "u1"}])
     assert (await client.ask("join", room="lobby"))["type"] == "joined"
     assert (await client.say("lobby", "back"))["type"] == "ok"
 
