@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from bridge.errors import Unreachable
 
 PAUSE_S = 0.003
+LAST_LOOK_S = 5.0  # for one more answer after the deadline: this process may have been stalled until then
 T = TypeVar("T")
 
 
@@ -21,7 +22,7 @@ async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Call
     value: Any = None
     deadline = asyncio.get_running_loop().time() + timeout
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout + LAST_LOOK_S):
             while True:
                 answer = predicate()
                 value = await answer if inspect.isawaitable(answer) else answer

@@ -12,6 +12,8 @@ from tests.conformance.fleet import Desk, Fleet, take
 from tests.recorder import Recorder
 from tests.servers import Server
 
+LONG_S = 60.0
+
 
 @pytest.fixture
 def desk() -> Desk:
@@ -37,8 +39,8 @@ async def own_fleet(own_server: Server, events: Recorder, desk: Desk) -> AsyncIt
 
 @pytest.fixture
 async def bridge(fleet: Fleet) -> Bridge:
-    """A connected bridge that serves nothing."""
-    return await fleet.bridge()
+    """A connected bridge that serves nothing; a lease that it takes by hand runs out in no test."""
+    return await fleet.bridge(lease_seconds=LONG_S)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ PERMANENT = re.compile(
     r"chat:\{\d+\}:(commands|settled|epoch|incarnation|history|dead|requeued|channel:.*|room:.*|user:.*)"
     r"|chat:\{nodes\}:(live|info|draining)|chat:\{meta\}"
 )
-ABRUPT_S = 0.3  # a node whose server is gone does not drain for longer at a test's end
+ABRUPT_S = 0.3  # a node whose server is gone, or whose handler hangs, has no more time at a test's end
 
 
 class Do(BaseModel):
@@ -100,6 +100,10 @@ class Fleet:
     async def __aexit__(self, *_: object) -> None:
         for task in self._serving:
             task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=ABRUPT_S)
+        for task in self._serving:
+            task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         await self._stack.aclose()
 
@@ -112,7 +116,7 @@ class Fleet:
 
     def serve(self, bridge: Bridge, name: str = "node-a") -> asyncio.Task[None]:
         """Let a bridge join as a node; cancelled after the test."""
-        task = asyncio.create_task(bridge.serve(name, drain_s=ABRUPT_S), name=name)
+        task = asyncio.create_task(bridge.serve(name), name=name)
         self._serving.append(task)
         return task
 
@@ -120,7 +124,7 @@ class Fleet:
         """A bridge that serves as a node and holds a shard already."""
         bridge = await self.bridge(url, **settings)
         self.serve(bridge, name)
-        await self.events.wait_for(Acquired, node=name)
+        await self.events.wait_for(Acquired, node=name, timeout=30)
         return bridge
 
     async def leave(self, name: str) -> None:

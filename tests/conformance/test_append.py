@@ -164,7 +164,7 @@ async def test_what_is_not_acceptable_is_refused_with_its_path(
 
 
 async def test_a_type_that_a_live_node_lacks_is_refused_naming_it(fleet: Fleet, bridge: Bridge) -> None:
-    await fleet.node("node-old", registry=Registry())
+    await fleet.node("node-old", registry=Registry(), lease_seconds=10)
     with pytest.raises(UnknownType) as caught:
         await do(bridge)
     assert caught.value.nodes == ("node-old",)

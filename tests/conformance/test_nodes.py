@@ -40,17 +40,17 @@ async def test_nodes_share_by_rendezvous_hashing(fleet: Fleet) -> None:
     async def settled() -> bool:
         return await shares(bridge) == ought
 
-    await until(settled)
+    await until(settled, 30)  # what somebody took for another is kept for ten seconds
 
 
 async def test_who_leaves_hands_its_shards_over_at_once(fleet: Fleet, events: Recorder) -> None:
-    bridge = await fleet.node("node-a", shards=8, lease_seconds=5)
+    bridge = await fleet.node("node-a", shards=8, lease_seconds=60)
     await events.wait_for_many(8, Acquired)
-    await fleet.node("node-b", shards=8, lease_seconds=5)
+    await fleet.node("node-b", shards=8, lease_seconds=60)
     await events.wait_for_many(8 + len(wanted("node-b", ["node-a", "node-b"], 8)), Acquired)
     events.clear()
     await fleet.leave("node-a")
-    await events.wait_for_many(len(wanted("node-a", ["node-a", "node-b"], 8)), Acquired, node="node-b", timeout=2)
+    await events.wait_for_many(len(wanted("node-a", ["node-a", "node-b"], 8)), Acquired, node="node-b", timeout=20)
     assert await shares(bridge) == {"node-b": set(range(8))}
 
 
@@ -61,7 +61,7 @@ async def test_who_left_is_off_the_list(fleet: Fleet) -> None:
 
 
 async def test_a_node_tells_about_itself(fleet: Fleet, events: Recorder) -> None:
-    bridge = await fleet.bridge()
+    bridge = await fleet.bridge(lease_seconds=5)
     serving = asyncio.create_task(bridge.serve("node-a", url="ws://x", stats=lambda: {"sessions": 3, "rooms": 2}))
     await events.wait_for(Acquired)
 
@@ -73,7 +73,7 @@ async def test_a_node_tells_about_itself(fleet: Fleet, events: Recorder) -> None
     [node] = await bridge.nodes()
     assert (node.name, node.url, node.state, node.sessions, node.rooms) == ("node-a", "ws://x", "live", 3, 2)
     assert (node.types, node.lag) == (["desk.do"], 0)
-    assert node.heartbeat_age_s < 1
+    assert node.heartbeat_age_s < 5
     serving.cancel()
     await asyncio.wait((serving,))
 
@@ -117,12 +117,12 @@ async def test_a_drained_node_hands_over_and_comes_back(fleet: Fleet, events: Re
     bridge = await fleet.node("node-a")
     fleet.serve(await fleet.bridge(), "node-b")
     await until(lambda: events.all(MembersChanged, live=("node-a", "node-b")))
-    await until(lambda: _settled(bridge))
+    await until(lambda: _settled(bridge), 30)
     [info] = await bridge.shard_infos()
     holder = str(info.holder)
     events.clear()
     await bridge.drain(holder, True)
-    other = (await events.wait_for(Acquired, timeout=2)).node
+    other = (await events.wait_for(Acquired)).node
     assert other != holder
     assert {node.name: node.state for node in await bridge.nodes()}[holder] == "draining"
     await bridge.drain(holder, False)
@@ -157,13 +157,13 @@ async def test_a_shard_whose_holder_drains_slowly_is_not_taken_before_it_is_free
     fleet: Fleet, desk: Desk, events: Recorder
 ) -> None:
     desk.handle = gate = Gate()
-    bridge = await fleet.node("node-a")
+    bridge = await fleet.node("node-a", lease_seconds=1.5)
     await do(bridge)
     await until(lambda: gate.entered)
-    fleet.serve(await fleet.bridge(), "node-b")
+    fleet.serve(await fleet.bridge(lease_seconds=1.5), "node-b")
     await events.wait_for(MembersChanged, node="node-b")
     await bridge.drain("node-a", True)
-    deadline = asyncio.get_running_loop().time() + 0.7  # longer than a lease
+    deadline = asyncio.get_running_loop().time() + 2  # longer than a lease
     await until(lambda: asyncio.get_running_loop().time() > deadline)
     assert events.all(Acquired, node="node-b") == []
     gate.open()

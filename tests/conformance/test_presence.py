@@ -50,7 +50,7 @@ async def all_at_home(bridge: Bridge, *nodes: str) -> dict[int, str | None]:
     async def at_home() -> bool:
         return await holders(bridge) == ought
 
-    await until(at_home)
+    await until(at_home, 30)  # what somebody took for another is kept for ten seconds
     return await holders(bridge)
 
 
@@ -81,7 +81,7 @@ async def test_the_shards_of_a_killed_process_are_taken_without_waiting_for_its_
         await all_at_home(bridge, "a", "b", "c")
         await looks_go_by()
         room = next(f"room:r{i}" for i in range(99) if bridge.shard_of(f"room:r{i}") in share("a", "a", "b", "c"))
-        held = await bridge.publish("fault.linger", room, {"n": 1, "seconds": 0.2}, by="test")
+        held = await bridge.publish("fault.linger", room, {"n": 1, "seconds": 2}, by="test")
         await events.wait_for(Started, id=held.id, by="a")
         nodes.members["a"].kill()
         assert (await events.wait_for(Settled, id=held.id)).by in ("b", "c")
@@ -306,16 +306,17 @@ async def test_the_lease_of_one_that_vanished_is_taken_and_its_holder_fenced(str
 async def test_a_lease_that_somebody_else_has_taken_since_stays_theirs(stream: ShardStream, lease: Lease) -> None:
     await stream.release(lease)
     other = await take(stream, "node-z/boot")
-    assert await stream.acquire("node-y/boot", instead_of=lease.token) == Occupied(
-        "node-z", pytest.approx(0.5, abs=0.2), other.token
-    )
+    answer = await stream.acquire("node-y/boot", instead_of=lease.token)
+    assert isinstance(answer, Occupied)
+    assert (answer.by, answer.token) == ("node-z", other.token)
+    assert 0 < answer.for_s <= 60
 
 
 async def test_a_lease_that_was_renewed_since_stays_its_holder_s(
     fleet: Fleet, stream: ShardStream, lease: Lease
 ) -> None:
-    await fleet.raw.pexpire("chat:{0}:lease", 100)  # of 500 ms: silent for 400
+    await fleet.raw.expire("chat:{0}:lease", 10)  # of a minute: silent for fifty seconds
     await stream.renew(lease)
-    assert isinstance(await stream.acquire("node-y/boot", instead_of=lease.token, silent_s=0.3), Occupied)
-    await fleet.raw.pexpire("chat:{0}:lease", 100)
-    assert isinstance(await stream.acquire("node-y/boot", instead_of=lease.token, silent_s=0.3), Lease)
+    assert isinstance(await stream.acquire("node-y/boot", instead_of=lease.token, silent_s=40), Occupied)
+    await fleet.raw.expire("chat:{0}:lease", 10)
+    assert isinstance(await stream.acquire("node-y/boot", instead_of=lease.token, silent_s=40), Lease)

@@ -34,7 +34,7 @@ async def test_it_is_handled_when_it_is_due_and_not_before(fleet: Fleet, desk: D
 
     desk.handle = look
     bridge = await fleet.node()
-    due = await later(bridge, 0.3)
+    due = await later(bridge, 1.5)
     receipt = await do(bridge, deliver_at=due)
     waiting = await bridge.outcome(receipt.id)
     assert waiting is not None
@@ -175,10 +175,10 @@ async def test_one_whose_handler_fails_leaves_nothing_behind(fleet: Fleet, desk:
 
 async def test_a_full_server_moves_them_once_it_has_room(own_fleet: Fleet) -> None:
     bridge = await own_fleet.node()
-    receipt = await do(bridge, 1, deliver_at=await later(bridge, 0.2))
+    receipt = await do(bridge, 1, deliver_at=await later(bridge, 1.0))
     await own_fleet.raw.config_set("maxmemory", 1)
     async with asyncio.timeout(10):
-        outcome = await bridge.outcome(receipt.id, wait=1)
+        outcome = await bridge.outcome(receipt.id, wait=2)
     assert outcome is not None
     assert outcome.state == "scheduled"
     await own_fleet.raw.config_set("maxmemory", 0)

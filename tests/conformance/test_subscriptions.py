@@ -13,7 +13,7 @@ from bridge.client import Bridge
 from bridge.connection import Redis
 from bridge.errors import Invalid
 from bridge.subscriptions import Subscriptions
-from bridge.telemetry import Resubscribed, StepFailed, Telemetry
+from bridge.telemetry import Disconnected, Resubscribed, StepFailed, Telemetry
 from tests.chatserver.unsent import publish_unsent
 from tests.conformance.fleet import Fleet
 from tests.proxy import Proxy
@@ -102,7 +102,7 @@ async def test_a_subscription_the_server_ended_is_made_again(server: Server, sub
 
 
 async def test_a_connection_that_fell_silent_is_cut(proxy: Proxy, events: Recorder) -> None:
-    async with running(proxy.url, events.telemetry, timeout=0.2) as subscriptions:
+    async with running(proxy.url, events.telemetry, timeout=0.5) as subscriptions:
         gaps: list[int] = []
         await subscriptions.subscribe("c", lambda message: None, on_gap=lambda: gaps.append(1))
         proxy.black_hole()
@@ -115,9 +115,10 @@ async def test_subscribing_waits_for_a_server_that_is_away(proxy: Proxy, events:
     async with running(proxy.url, events.telemetry) as subscriptions:
         proxy.cut()
         waiting = asyncio.ensure_future(subscriptions.subscribe("c", lambda message: None))
-        await until(lambda: not waiting.done())
+        await events.wait_for(Disconnected, server=lambda name: "subscriptions" in name)
+        assert not waiting.done()
         proxy.heal()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def test_who_gives_up_waiting_leaves_nothing(proxy: Proxy, events: Recorder) -> None:

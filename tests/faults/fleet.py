@@ -75,7 +75,7 @@ class Member:
         return self.errors.read_text(errors="replace").splitlines()
 
     async def ended(self) -> int:
-        await ended(self.pid)
+        await ended(self.pid, 30)
         await self._reading
         return await self._process.wait()
 
@@ -118,9 +118,9 @@ class Fleet:
 
     async def serving(self, member: Member) -> None:
         """Until this process takes part."""
-        await self.events.wait_for(node.Serving, node=member.name, pid=lambda pid: pid == member.pid, timeout=30)
+        await self.events.wait_for(node.Serving, node=member.name, pid=lambda pid: pid == member.pid, timeout=60)
         count = sum(each.name == member.name for each in self._all)
-        await self.events.wait_for_many(count, Joined, node=member.name, timeout=20)
+        await self.events.wait_for_many(count, Joined, node=member.name, timeout=40)
 
     async def spawn(self, name: str, *, url: str | None = None) -> Member:
         """Only start the process."""

@@ -129,7 +129,7 @@ async def scene(
             assert await publisher.outcome(receipt.id, wait=10)
             scene.travellers[room] = [Traveller(f"{room}{i}", room, [url]) for i in range(EACH)]
             running += [background.create_task(each.run()) for each in scene.travellers[room]]
-        await until(lambda: all(t.position for ts in scene.travellers.values() for t in ts), 20, what="they joined")
+        await until(lambda: all(t.position for ts in scene.travellers.values() for t in ts), 60, what="they joined")
         while not listener.offsets:
             await scene.publish(QUIET_SHARE)
             await elapsed(0.05)
@@ -161,7 +161,7 @@ async def stalled(scene: Scene, count: int) -> None:
         os.kill(pid, signal.SIGSTOP)
     try:
         await scene.publish(count)
-        await until(cut, what="the server cuts them")
+        await until(cut, 30, what="the server cuts them")
     finally:
         for pid in scene.pids:
             os.kill(pid, signal.SIGCONT)
@@ -171,7 +171,7 @@ async def held(scene: Scene, count: int) -> None:
     """Nothing arrives at the subscribers, nothing is refused: silence, until they ask."""
     scene.proxy.black_hole()
     await scene.publish(count)
-    await elapsed(3)
+    await elapsed(5)
     scene.proxy.heal()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -62,7 +63,7 @@ async def test_the_shards_of_a_killed_node_are_soon_held_by_others(
         before = len(fleet.events.all(Acquired, **elsewhere))
         killed = time.perf_counter()
         victim.kill()
-        await fleet.events.wait_for_many(before + len(others), Acquired, **elsewhere)
+        await fleet.events.wait_for_many(before + len(others), Acquired, timeout=30, **elsewhere)
         gaps.append(time.perf_counter() - killed)
         await victim.ended()
         await fleet.start(victim.name)
@@ -80,7 +81,7 @@ async def at_home(bridge: Bridge, fleet: Fleet) -> dict[str, set[int]]:
             found.setdefault(info.holder, set()).add(info.shard)
         return found == ought
 
-    await until(settled)
+    await until(settled, 60)  # what somebody took for another is kept for ten seconds
     return ought
 
 
@@ -93,15 +94,21 @@ async def test_a_paused_node_that_wakes_changes_nothing(
         for _ in range(20 if full else 3):
             await load.more(chance.randrange(50, 150))
             zombie = chance.choice(fleet.running)
+            held = await until(partial(shards_of, bridge, zombie.name), 60, what="it has shards again")
             fleet.events.clear()
             stops.append(now_ms())
             zombie.stop()
             await elapsed(PAUSE_S)
+            await fleet.events.wait_for(Acquired, timeout=30, shard=held.__contains__)
             zombie.cont()
-            await fleet.events.wait_for(LostLease, node=zombie.name, regained=False)
+            await fleet.events.wait_for(LostLease, timeout=30, node=zombie.name, regained=False)
     await drained(bridge)
     books = await audit(bridge, load)
     conclude("SIGSTOP of a node for 4 s", books, len(stops), books.waits(stops), figures)
+
+
+async def shards_of(bridge: Bridge, node: str) -> set[int]:
+    return {info.shard for info in await bridge.shard_infos() if info.holder == node}
 
 
 async def test_nodes_replaced_one_by_one_hold_nothing_up(

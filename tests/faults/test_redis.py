@@ -97,7 +97,9 @@ async def test_a_full_server_refuses_drains_and_is_taken_over(
         victim.kill()
         killed = time.monotonic()
         held = await still_held(bridge, "a")
-        await until(lambda: {e.shard for e in fleet.events.all(Acquired)} >= held, what="a's shards are taken over")
+        await until(
+            lambda: {e.shard for e in fleet.events.all(Acquired)} >= held, timeout=30, what="a's shards are taken over"
+        )
         taken_over = time.monotonic() - killed
         await drained(bridge)
         assert [(await bridge.outcome(id)).state for id in started] == ["done"] * len(started)  # type: ignore[union-attr]

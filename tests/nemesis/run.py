@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -26,7 +27,7 @@ from tests.nemesis.schedule import Fault, schedule
 from tests.nemesis.strikes import Strikes
 from tests.nemesis.system import SETTINGS, System
 from tests.nemesis.workload import Workload
-from tests.waiting import until
+from tests.waiting import answered, until
 
 WARM_UP_S = 2.0
 QUIET_S = 30.0  # in which everything accepted ends, and every client is level with its room
@@ -219,7 +220,7 @@ class Run:
     async def _all_level(self) -> bool:
         ends = {}
         for room in {guest.room for guest in self._guests}:
-            position = await self._bridge.channels.position(self._channel(room))
+            position = await answered(partial(self._bridge.channels.position, self._channel(room)))
             ends[room] = position.offset if position else 0
         return all(guest.place is not None and guest.place.offset == ends[guest.room] for guest in self._at_home())
 

@@ -19,8 +19,9 @@ from tests.faults.pace import elapsed
 from tests.servers import DEFAULT_ENGINE, START_S, Server
 from tests.waiting import until
 
-HEALTHY_S = 30
-ASK_S = 0.5
+HEALTHY_S = 60
+ASK_S = 0.5  # for an answer of one that may be stopped
+PATIENT_S = 10.0  # for an answer of one that runs, on a busy machine
 LAUNCHES = 3  # somebody may take a free port before its server does
 _FLUSH = "redis.call('FLUSHALL') return redis.call('TIME')"
 UNBOUND = {"maxmemory": "0", "min-replicas-to-write": "0"}  # what a test may have set
@@ -32,20 +33,20 @@ REPLICATION = {
 }
 
 
-async def ask(server: Server, *arguments: str | int) -> Any:
-    """One call and its raw answer, soon: raises RedisError from a server that is stopped or gone."""
+async def ask(server: Server, *arguments: str | int, within_s: float = PATIENT_S) -> Any:
+    """One call and its raw answer; raises RedisError from a server that is stopped or gone."""
     client = redis.asyncio.Redis.from_url(
-        server.url, socket_timeout=ASK_S, socket_connect_timeout=ASK_S, retry=Retry(NoBackoff(), 0)
+        server.url, socket_timeout=within_s, socket_connect_timeout=within_s, retry=Retry(NoBackoff(), 0)
     )
     async with client:
         client.response_callbacks.clear()
         return await client.execute_command(*arguments)  # type: ignore[no-untyped-call]
 
 
-async def role(server: Server) -> str:
+async def role(server: Server, within_s: float = ASK_S) -> str:
     """``master``, ``slave``, or ``away``."""
     try:
-        return str((await ask(server, "ROLE"))[0].decode())
+        return str((await ask(server, "ROLE", within_s=within_s))[0].decode())
     except (RedisError, OSError):
         return "away"
 
@@ -59,6 +60,7 @@ class Topology(ABC):
 
     def __init__(self, engine: str) -> None:
         self.engine = engine
+        self.detection_ms = 0  # as long as it takes at first
         self.servers: list[Server] = []  # those that hold data
         self.helpers: list[Server] = []
         self._stopped: set[Server] = set()
@@ -108,6 +110,10 @@ class Topology(ABC):
         return
 
     @abstractmethod
+    async def detect_after(self, ms: int) -> None:
+        """From now on until ``reset``: so long until a lost primary is noticed."""
+
+    @abstractmethod
     async def owner(self, key: str) -> Server:
         """The primary that has ``key`` now, or had it before it went away."""
 
@@ -119,7 +125,7 @@ class Topology(ABC):
         """
 
     @abstractmethod
-    async def promoted(self, instead_of: Server, timeout: float = 20) -> Server:
+    async def promoted(self, instead_of: Server, timeout: float = 40) -> Server:
         """Wait until somebody has taken the place of a primary that was killed or stopped."""
 
     async def healthy(self, timeout: float = HEALTHY_S) -> None:
@@ -166,6 +172,7 @@ class Topology(ABC):
     async def reset(self) -> None:
         """As new: healthy, without keys and scripts; who is primary may have changed."""
         await self.heal()
+        await self.detect_after(self.detection_ms)
         await self.configure(**UNBOUND)
         await self.flush()
         await self.flush_scripts()
@@ -195,7 +202,9 @@ class Topology(ABC):
         return chance.choice(await self.primaries())
 
     async def primaries(self) -> list[Server]:
-        roles = await asyncio.gather(*map(role, self.servers))
+        """Of all that run: who is late because the machine is busy is one all the same."""
+        waits = (ASK_S if server in self._stopped else PATIENT_S for server in self.servers)
+        roles = await asyncio.gather(*map(role, self.servers, waits))
         return [server for server, is_ in zip(self.servers, roles, strict=True) if is_ == "master"]
 
     async def synced(self, *servers: Server) -> None:

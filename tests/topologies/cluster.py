@@ -11,10 +11,11 @@ from typing import Any, Self
 from redis.crc import key_slot
 
 from tests.servers import Server, _free_port
-from tests.topologies.base import REPLICATION, Topology, ask, facts_of, has_role, role
+from tests.topologies.base import ASK_S, REPLICATION, Topology, ask, facts_of, has_role, role
 from tests.waiting import until
 
 SLOTS = 16384
+GIVEN_UP_S = 6.0  # servers that are not done with a fail-over after five seconds, on a busy machine, forget of it
 
 
 class ManyServers(Topology):
@@ -27,7 +28,7 @@ class ManyServers(Topology):
         self, engine: str, *, primaries: int = 3, replicas: int = 1, node_timeout_ms: int = 1000, **config: str
     ) -> None:
         super().__init__(engine)
-        self._replicas = replicas
+        self._replicas, self.detection_ms = replicas, node_timeout_ms
         self._followed: dict[str, str] = {}  # whom each server followed when that was last seen, by id
         options = {name.replace("_", "-"): value for name, value in config.items()}
         options["cluster-node-timeout"] = str(node_timeout_ms)
@@ -81,9 +82,8 @@ class ManyServers(Topology):
         return faults
 
     async def _view(self, server: Server) -> View:
-        nodes, info, own = await asyncio.gather(
-            ask(server, "CLUSTER", "NODES"), ask(server, "CLUSTER", "INFO"), ask(server, "INFO", "replication")
-        )
+        calls = (("CLUSTER", "NODES"), ("CLUSTER", "INFO"), ("INFO", "replication"))
+        nodes, info, own = await asyncio.gather(*(ask(server, *call, within_s=ASK_S) for call in calls))
         replication = facts_of(own)
         return View(
             facts_of(info)["cluster_state"],
@@ -108,6 +108,9 @@ class ManyServers(Topology):
     def by_id(self, id: str) -> Member:
         return next(member for member in self.members if member.id == id)
 
+    async def detect_after(self, ms: int) -> None:
+        await self.configure(cluster_node_timeout=str(ms))
+
     async def owner(self, key: str) -> Server:
         return await self.slot_owner(key_slot(key.encode()))
 
@@ -122,11 +125,17 @@ class ManyServers(Topology):
 
     async def fail_over(self, primary: Server, how: str = "planned") -> Server:
         replica = (await self.replicas(primary))[0]
-        await ask(replica, "CLUSTER", "FAILOVER", *([] if how == "planned" else [how]))
-        await until(has_role(replica, "master"), what="the replica is the primary")
+        for last in (False, False, True):
+            await ask(replica, "CLUSTER", "FAILOVER", *([] if how == "planned" else [how]))
+            try:
+                await until(has_role(replica, "master"), GIVEN_UP_S, what="the replica is the primary")
+                break
+            except AssertionError:
+                if last:
+                    raise
         return replica
 
-    async def promoted(self, instead_of: Server, timeout: float = 20) -> Server:
+    async def promoted(self, instead_of: Server, timeout: float = 40) -> Server:
         others = [server for server in self.servers if server is not instead_of]
         await self.seats()
         # One that has taken its place already, on a busy machine, counts as well.
@@ -149,7 +158,7 @@ class ManyServers(Topology):
             await self._move_at_once(slot, source, to)
         else:
             await self._move_by_key(slot, source, to)
-        await until(self._owned_by(slot, to), what=f"{to.port} has slot {slot}")
+        await until(self._owned_by(slot, to), 30, what=f"{to.port} has slot {slot}")
 
     def _owned_by(self, slot: int, server: Server) -> Callable[[], Coroutine[Any, Any, bool]]:
         async def owned() -> bool:

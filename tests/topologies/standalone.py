@@ -26,6 +26,9 @@ class OneServer(Topology):
     async def faults(self) -> list[str]:
         return [] if await role(self.servers[0]) == "master" else ["it does not answer"]
 
+    async def detect_after(self, ms: int) -> None:
+        """Nobody notices."""
+
     async def owner(self, key: str) -> Server:
         return self.servers[0]
 
@@ -36,7 +39,7 @@ class OneServer(Topology):
         await primary.restart()
         return primary
 
-    async def promoted(self, instead_of: Server, timeout: float = 20) -> Server:
+    async def promoted(self, instead_of: Server, timeout: float = 40) -> Server:
         await instead_of.restart()
         return instead_of
 

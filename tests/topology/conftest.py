@@ -13,6 +13,8 @@ from tests.topologies import REPLICATED, Topology
 from tests.topologies.fixtures import places
 from tests.topology.party import Party
 
+STEADY_MS = 20_000
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test runs on every engine, in the quick profile on the bundled one."""
@@ -21,6 +23,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             params = places(kinds, ENGINES, slow=lambda place: place[1] != DEFAULT_ENGINE)
             metafunc.parametrize("place", params, scope="session")
             return
+
+
+@pytest.fixture
+async def steady(topology: Topology) -> None:
+    """Nobody takes a primary's place by himself, however long a busy machine stalls: for tests without an accident."""
+    await topology.detect_after(STEADY_MS)
 
 
 @pytest.fixture

@@ -56,11 +56,16 @@ class Party:
                     Bridge.connect(options.pop("url"), registry=registry, telemetry=events.telemetry, **options)
                 )
 
-            party = cls(await connect(publisher), await connect(), {name: await connect() for name in nodes})
+            # Asked again: on a busy machine half a second may be too short for it.
+            party = cls(
+                await answered(partial(connect, publisher)),
+                await answered(connect),
+                {name: await answered(connect) for name in nodes},
+            )
             for name, bridge in party.nodes.items():
                 serving = asyncio.create_task(bridge.serve(name, drain_s=2), name=f"serve-{name}")
                 stack.push_async_callback(_end, serving)
-                await events.wait_for(Joined, node=name)
+                await events.wait_for(Joined, node=name, timeout=30)
             yield party
 
     async def all_rooms_go_on(self, load: Load) -> None:
@@ -70,7 +75,7 @@ class Party:
         def gone_on() -> bool:
             return all(len(ids) > before[room] + 1 for room, ids in load.accepted.items())
 
-        await until(gone_on, 20, what="all rooms go on")
+        await until(gone_on, 60, what="all rooms go on")
 
     async def all_follow(self, primary: Server) -> None:
         """Until everybody works with it. While the one before it takes writes still, nothing else forces them to."""
@@ -79,7 +84,7 @@ class Party:
             everybody = (self.publisher, self.listener, *self.nodes.values())
             return all(primary.port in {each.port for each in bridge.redis.placement.primaries} for bridge in everybody)
 
-        await until(with_it, 20, what=f"all work with the primary at {primary.port}")
+        await until(with_it, 60, what=f"all work with the primary at {primary.port}")
 
     def load(self, *, per_s: float = 150) -> Load:
         return Load(self.publisher, rooms=ROOMS, per_s=per_s)
@@ -87,7 +92,7 @@ class Party:
     def broadcasts(self, *, per_s: float = 150) -> Broadcasts:
         return Broadcasts(self.publisher, self.listener, [f"room:r{i}" for i in range(ROOMS)], per_s)
 
-    async def drained(self, timeout: float = 20) -> None:
+    async def drained(self, timeout: float = 60) -> None:
         """Until no accepted command is left that has not ended."""
         await drained(self.publisher, timeout)
 
@@ -139,7 +144,7 @@ class Broadcasts:
     async def __aenter__(self) -> Self:
         self._listening = [asyncio.create_task(self._listen(room)) for room in self._rooms]
         self._publishing = [asyncio.create_task(self._publish(i, room)) for i, room in enumerate(self._rooms)]
-        await until(lambda: all(self.received.values()), what="every listener hears something")
+        await until(lambda: all(self.received.values()), 30, what="every listener hears something")
         return self
 
     async def __aexit__(
@@ -161,7 +166,7 @@ class Broadcasts:
             channel = Channel.of_subject(room, self._publisher.shards)
             last = await answered(partial(self._publisher.channels.position, channel))
             with contextlib.suppress(AssertionError):  # the books tell what is missing
-                await until(partial(self._has, room, last), 3)
+                await until(partial(self._has, room, last), 20)
 
     def _has(self, room: str, last: Position | None) -> bool:
         received = self.received[room][-1]

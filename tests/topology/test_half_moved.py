@@ -21,7 +21,8 @@ from tests.servers import Server
 from tests.topologies import ManyServers, ask
 
 SHARDS, SHARD, NODE = 12, 3, "node-a"
-SETTINGS: dict[str, Any] = {"shards": SHARDS, "lease_seconds": 60}  # nothing runs out meanwhile
+SETTINGS: dict[str, Any] = {"shards": SHARDS, "lease_seconds": 60, "timeout": 5.0}  # nothing runs out meanwhile
+SOON_S = 0.2  # until a call that nobody takes is given up
 ROOM = next(f"room:r{i}" for i in range(100) if shard_of(f"room:r{i}", SHARDS) == SHARD)
 FIELDS = [b"v", b"1", b"type", b"ledger.add", b"subject", ROOM.encode(), b"payload", b'{"n":1}', b"by", b"test"]
 FIELDS += [b"at", b"1795301838720"]
@@ -68,9 +69,10 @@ MOVED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("moved", MOVED)
 async def test_a_script_does_all_or_nothing_while_its_shard_moves(cluster: ManyServers, moved: str) -> None:
-    async with Bridge.connect(cluster.url, registry=registry, timeout=0.2, **SETTINGS) as bridge:
+    async with Bridge.connect(cluster.url, registry=registry, **SETTINGS) as bridge:
         stream, slot = bridge.streams[SHARD], slot_of(bridge.keys.commands(SHARD))
         lease, entry = await busy_shard(bridge)
         source = await cluster.slot_owner(slot)
@@ -79,7 +81,8 @@ async def test_a_script_does_all_or_nothing_while_its_shard_moves(cluster: ManyS
         keys = MOVED[moved](sorted(await ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1000)))
         if keys:
             await ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
-        refused = []
+        refused, patience = [], bridge.redis.timeout
+        bridge.redis.timeout = SOON_S
         try:
             for name, call in CALLS.items():
                 before = await contents(slot, source, to)
@@ -91,6 +94,7 @@ async def test_a_script_does_all_or_nothing_while_its_shard_moves(cluster: ManyS
         finally:
             await cluster.finish_move(slot, source, to)
         assert {"append", "schedule", "settle", "bury"} <= set(refused)
+        bridge.redis.timeout = patience
         receipt = await bridge.publish("ledger.add", ROOM, {"n": 2}, by="test")
         assert await bridge.outcome(receipt.id) is not None
 
@@ -122,8 +126,9 @@ async def contents(slot: int, *servers: Server) -> dict[bytes, bytes]:
     return found
 
 
+@pytest.mark.usefixtures("steady")
 async def test_a_process_starts_while_a_shard_moves(cluster: ManyServers) -> None:
-    async with Bridge.connect(cluster.url, registry=registry, timeout=0.2, **SETTINGS) as bridge:
+    async with Bridge.connect(cluster.url, registry=registry, **SETTINGS) as bridge:
         await busy_shard(bridge)
         slot = slot_of(bridge.keys.commands(SHARD))
     source = await cluster.slot_owner(slot)
@@ -131,7 +136,7 @@ async def test_a_process_starts_while_a_shard_moves(cluster: ManyServers) -> Non
     await cluster.begin_move(slot, source, to)
     await ask(source, "MIGRATE", "127.0.0.1", to.port, bridge.keys.commands(SHARD), 0, 5000)
     try:
-        async with Bridge.connect(cluster.url, registry=registry, timeout=0.2, **SETTINGS) as bridge:
+        async with Bridge.connect(cluster.url, registry=registry, **SETTINGS) as bridge:
             other = next(f"room:r{i}" for i in range(100) if shard_of(f"room:r{i}", SHARDS) != SHARD)
             assert (await bridge.publish("ledger.add", other, {"n": 1}, by="test")).id
     finally:

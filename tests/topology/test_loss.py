@@ -57,13 +57,20 @@ async def forced_fail_over(topology: Topology, party: Party, load: Load, *, lag_
     for replica in replicas:
         topology.stop(replica)
     await ask(primary, "CLIENT", "KILL", "TYPE", "replica")
+    tried = attempts(load)
     await elapsed(lag_s)
+    await until(lambda: attempts(load) > tried + 1, 30, what="somebody asks the primary")
     primary.kill()
     for replica in replicas:
         topology.cont(replica)
     await topology.promoted(primary)
     await topology.heal()  # a cluster's primary has a replica to wait for again
     await party.all_rooms_go_on(load)
+
+
+def attempts(load: Load) -> int:
+    """Commands for the primary that were accepted, and refusals."""
+    return len(load.accepted["room:r0"]) + load.refusals.total()
 
 
 async def replicas_of(topology: Topology, primary: Server) -> list[Server]:
@@ -98,9 +105,10 @@ async def test_a_primary_that_was_cut_off_with_the_publisher_is_wiped(
             async with cut_off(old):
                 await sentinel.promoted(old)
                 await elapsed(10 if full else 2)
+                await load.more(10)
             for proxy in proxies:
                 proxy.heal()
-            await until(lambda: party.publisher.redis.placement.primaries[0].port != old.port, 20)
+            await until(lambda: party.publisher.redis.placement.primaries[0].port != old.port, 60)
             await sentinel.healthy()
             await load.more(200)
         books = await concluded(party, load)

@@ -22,7 +22,7 @@ SETTINGS = {"timeout": 1.0}  # as services have it: longer than what is left of 
 
 @pytest.mark.parametrize("whose", ["some shards'", "the nodes'"])
 async def test_while_a_primary_is_away_other_shards_go_on(
-    start_topology: Callable[..., Awaitable[ManyServers]], events: Recorder, whose: str, figures: Figures
+    start_topology: Callable[..., Awaitable[ManyServers]], events: Recorder, whose: str, full: bool, figures: Figures
 ) -> None:
     cluster = await start_topology(ManyServers, node_timeout_ms=2000, cluster_require_full_coverage="no")
     async with Party.meet(cluster.url, events, nodes=("node-a", "node-b", "node-c"), **SETTINGS) as party:
@@ -48,7 +48,7 @@ async def test_while_a_primary_is_away_other_shards_go_on(
     gap = max(gap_of(load, room) for room in elsewhere)
     figures.report(f"cluster: {whose} primary away for {AWAY_S:g} s", rooms_elsewhere=len(elsewhere), write_gap_s=gap)
     assert 0 < len(elsewhere) < len(load.rooms)
-    assert gap < AWAY_S / 2
+    assert gap < (AWAY_S / 2 if full else AWAY_S * 0.9)  # this process may have been held up as well
     assert not states.result()["dead"]
     if whose == "some shards'":
         assert states.result()["live"]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
-from bridge.errors import NotReplicated
+from bridge.errors import NotReplicated, Unreachable
 from bridge.telemetry import Settled
 from tests.recorder import Recorder
 from tests.servers import Server
 from tests.topologies import Topology
 from tests.topology.party import Party
 from tests.topology.test_loss import replicas_of
-from tests.waiting import until
+from tests.waiting import answered, until
 
 ROOM = "room:r0"
 
@@ -30,9 +31,10 @@ async def publish(party: Party, n: int, **options: Any) -> Any:
     return await party.publisher.publish("ledger.add", ROOM, {"n": n}, by="test", **options)
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("settings", [{"wait_replicas": 1}])
 async def test_a_command_counts_only_once_a_replica_has_it(topology: Topology, party: Party) -> None:
-    await asyncio.gather(*(publish(party, n) for n in range(50)))
+    await asyncio.gather(*(answered(partial(publish, party, n, idempotency_key=f"n{n}")) for n in range(50)))
     lagging = await replicas(topology, party)
     for replica in lagging:
         topology.stop(replica)
@@ -46,17 +48,18 @@ async def test_a_command_counts_only_once_a_replica_has_it(topology: Topology, p
     async def accepted() -> Any:
         try:
             return await publish(party, 50, idempotency_key="k")
-        except NotReplicated:
+        except Unreachable:
             return None
 
-    assert (await until(accepted)).duplicate
+    assert (await until(accepted, 30)).duplicate
     await party.drained()
 
 
+@pytest.mark.usefixtures("steady")
 async def test_done_is_told_once_a_replica_has_it(topology: Topology, party: Party, events: Recorder) -> None:
     """A fail-over right after an operator was told must not undo what they were told."""
     before = await publish(party, 0)
-    assert await state(party, before.id, wait=5) == "done"
+    assert await state(party, before.id, wait=20) == "done"
     lagging = await replicas(topology, party)
     for replica in lagging:
         topology.stop(replica)
@@ -66,10 +69,10 @@ async def test_done_is_told_once_a_replica_has_it(topology: Topology, party: Par
     assert await state(party, before.id) == "done"
     for replica in lagging:
         topology.cont(replica)
-    assert await state(party, receipt.id, wait=10) == "done"
+    assert await state(party, receipt.id, wait=30) == "done"
 
 
 async def state(party: Party, id: str, wait: float = 0) -> str:
-    outcome = await party.publisher.outcome(id, wait=wait)
+    outcome = await answered(partial(party.publisher.outcome, id, wait=wait))
     assert outcome is not None
     return outcome.state

@@ -14,23 +14,25 @@ from bridge.errors import Misconfigured
 from bridge.telemetry import FaultFound
 from tests.recorder import Recorder
 from tests.servers import Server
-from tests.topologies import SERVICE, ManyServers, Topology, Watched, ask
+from tests.topologies import ManyServers, Topology, Watched, ask
 from tests.topology.party import TIMEOUT_S
-from tests.waiting import until
+from tests.waiting import answered, until
 
 JOURNAL = ("warn", "no_journal")
 
 
 async def found(bridge: Bridge) -> set[tuple[str, str]]:
-    await bridge.self_check.step()
+    await answered(bridge.self_check.step)
     return {(finding.severity, finding.code) for finding in bridge.self_check.findings}
 
 
+@pytest.mark.usefixtures("steady")
 async def test_only_a_journal_is_missing_where_all_is_well(topology: Topology) -> None:
     async with Bridge.connect(topology.url, shards=12, timeout=TIMEOUT_S) as bridge:
         assert await found(bridge) == {JOURNAL}
 
 
+@pytest.mark.usefixtures("steady")
 async def test_nothing_is_missing_with_a_journal_or_where_nothing_is_accepted(
     topology: Topology, tmp_path: Path
 ) -> None:
@@ -50,20 +52,12 @@ async def test_a_primary_whose_loss_is_noticed_before_a_call_is_given_up_is_refu
 
 async def test_detection_that_is_made_quicker_is_found_and_cleared(topology: Topology) -> None:
     async with Bridge.connect(topology.url, shards=12, timeout=TIMEOUT_S) as bridge:
-        await detect_after(topology, 900)
+        await topology.detect_after(900)
         try:
             assert ("refuse", "timeout_too_long") in await found(bridge)
         finally:
-            await detect_after(topology, 1000)
+            await topology.detect_after(1000)
         assert await found(bridge) == {JOURNAL}
-
-
-async def detect_after(topology: Topology, ms: int) -> None:
-    for server in topology.helpers or topology.servers:
-        if topology.helpers:
-            await ask(server, "SENTINEL", "SET", SERVICE, "down-after-milliseconds", ms)
-        else:
-            await ask(server, "CONFIG", "SET", "cluster-node-timeout", ms)
 
 
 async def test_replicas_that_are_away_are_found_and_cleared(topology: Topology, events: Recorder) -> None:
@@ -75,14 +69,14 @@ async def test_replicas_that_are_away_are_found_and_cleared(topology: Topology, 
         async def noticed() -> bool:
             return ("warn", "replica_down") in await found(bridge)
 
-        await until(noticed)
+        await until(noticed, 30)
         events.clear()
         await topology.heal()
 
         async def mended() -> bool:
             return await found(bridge) == {JOURNAL}
 
-        await until(mended)
+        await until(mended, 30)
 
 
 async def one_replica(topology: Topology) -> Server:
@@ -92,6 +86,7 @@ async def one_replica(topology: Topology) -> Server:
     return next(server for server in topology.servers if server is not primary)
 
 
+@pytest.mark.usefixtures("steady")
 async def test_as_many_required_replicas_as_there_are_is_found(topology: Topology) -> None:
     primary = await topology.owner("chat:{nodes}:live")
     there_are = 2 if isinstance(topology, Watched) else 1
@@ -106,6 +101,7 @@ async def test_as_many_required_replicas_as_there_are_is_found(topology: Topolog
             await ask(primary, "CONFIG", "SET", "min-replicas-to-write", 0)
 
 
+@pytest.mark.usefixtures("steady")
 async def test_a_promotion_is_reason_to_look(topology: Topology, events: Recorder) -> None:
     primary = await topology.owner("chat:{nodes}:live")
     telemetry = events.telemetry
@@ -114,7 +110,7 @@ async def test_a_promotion_is_reason_to_look(topology: Topology, events: Recorde
             for server in topology.servers:
                 await ask(server, "CONFIG", "SET", "appendfsync", "no")
             promoted = await topology.fail_over(primary)
-            await events.wait_for(FaultFound, code="appendfsync_no", server=f"127.0.0.1:{promoted.port}")
+            await events.wait_for(FaultFound, code="appendfsync_no", server=f"127.0.0.1:{promoted.port}", timeout=30)
         finally:
             for server in topology.servers:
                 await ask(server, "CONFIG", "SET", "appendfsync", "always")
@@ -126,6 +122,7 @@ async def test_the_doctor_looks_at_what_is_refused(start_topology: Callable[...,
     assert {("refuse", "timeout_too_long")} == {(each.severity, each.code) for each in check.findings}
 
 
+@pytest.mark.usefixtures("steady")
 async def test_a_primary_that_is_silent_is_told_and_the_others_are_looked_at(cluster: ManyServers) -> None:
     async with Bridge.connect(cluster.url, shards=12, timeout=TIMEOUT_S, publishes=False) as bridge:
         silent = await cluster.owner("chat:{nodes}:live")
