@@ -100,6 +100,7 @@ class Server:
             settings["unixsocket"] = socket_path.name
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]
         self._command = [os.fspath(ENGINES[engine]()), *options]
+        self.stopped = False
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[redis.asyncio.Redis] = []
         self._raw = redis.Redis.from_url(self.url, socket_timeout=1)
@@ -130,6 +131,7 @@ class Server:
         """SIGKILL: like a crash, what it was about to write is gone."""
         assert self._process is not None
         self._process.kill()
+        self.stopped = False
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -137,10 +139,12 @@ class Server:
     def stop(self) -> None:
         """SIGSTOP: connections stay open, nobody answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.stopped = True
 
     def cont(self) -> None:
         """SIGCONT: it goes on where it stopped, with all it was sent meanwhile."""
         os.kill(self.pid, signal.SIGCONT)
+        self.stopped = False
 
     async def terminate(self) -> None:
         """SIGTERM, and wait for the end."""

@@ -109,7 +109,7 @@ class Fleet:
 
     async def bridge(self, url: str | None = None, **settings: Any) -> Bridge:
         """A connected bridge; closed after the test."""
-        options = {"shards": 1, "lease_seconds": 0.5, "backoff_seconds": 0.01, **settings}
+        options = {"shards": 1, "lease_seconds": 1.0, "backoff_seconds": 0.01, **settings}
         options.setdefault("registry", self.desk.registry)
         options.setdefault("telemetry", self.events.telemetry)
         return await self._stack.enter_async_context(Bridge.connect(url or self.server.url, **options))

@@ -60,7 +60,7 @@ async def test_a_command_that_will_be_tried_again_says_so(fleet: Fleet, desk: De
 
     desk.handle = fail
     fleet.by_hand = True  # it stays pending, since nobody waits for its next try
-    bridge = await fleet.node(backoff_seconds=60)
+    bridge = await fleet.node(backoff_seconds=10)
     receipt = await do(bridge)
     await events.wait_for(Retried)
     outcome = await bridge.outcome(receipt.id)

@@ -24,7 +24,7 @@ from tests.recorder import Recorder
 from tests.servers import Server
 from tests.waiting import until
 
-LONG_S = 30.0  # a lease that no test waits for
+LONG_S = 60.0  # a lease that no test waits for
 SHARDS = 8
 SOME_LOOKS_S = 8 * LOOK_S  # in which somebody would be missed three times
 

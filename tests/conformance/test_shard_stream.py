@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ from bridge.effects import Effects
 from bridge.errors import Conflict, NoGroup, NotFound
 from bridge.shard_stream import Lease, ShardStream
 from tests.conformance.fleet import Fleet, do, do_many, ended, take, vanish
+from tests.waiting import until
 
 STATE = "chat:{0}:user:u1:"
 
@@ -34,13 +34,15 @@ async def test_reading_tells_the_servers_time(fleet: Fleet, stream: ShardStream,
 async def test_an_append_rings_a_holder_that_found_nothing(
     fleet: Fleet, bridge: Bridge, stream: ShardStream, lease: Lease
 ) -> None:
-    rung = asyncio.Event()
-    await bridge.subscriptions.subscribe("chat:{0}:ring", lambda _: rung.set())
+    heard: list[bytes] = []
+    await bridge.subscriptions.subscribe("chat:{0}:ring", heard.append)
     await do(bridge)
-    assert not rung.is_set()  # nobody noted that it sleeps
+    await fleet.raw.spublish("chat:{0}:ring", "by hand")
+    await until(lambda: heard)
+    assert heard == [b"by hand"]  # nobody noted that it sleeps
     await stream.read(lease, "node-x", 10)
     await do(bridge)
-    await asyncio.wait_for(rung.wait(), 5)
+    await until(lambda: len(heard) == 2)
 
 
 async def test_a_lost_group_is_told(fleet: Fleet, stream: ShardStream, lease: Lease) -> None:
@@ -169,11 +171,12 @@ async def test_publications_are_numbered_and_kept(
     await do(bridge)
     _, [entry], _ = await stream.read(lease, "node-x", 1)
     await stream.settle(lease, "node-x", [ended(entry, Effects().publish("a", {"x": "é"}).publish("b", {}))])
-    await bridge.redis.call("PING")
     kept = [orjson.loads(fields[b"p"]) for _, fields in await fleet.raw.xrange("chat:{0}:channel:user:u1:log")]
     assert [(m["offset"], m["type"], m["data"]) for m in kept] == [(1, "a", {"x": "é"}), (2, "b", {})]
     assert {m["channel"] for m in kept} == {"user:u1"}
     assert len({m["epoch"] for m in kept}) == 1
+    await until(lambda: len(heard) == 2)
+    assert heard == kept
 
 
 async def test_burying_keeps_the_entry_as_it_came(

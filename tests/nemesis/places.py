@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from tests.faults.pace import elapsed
 from tests.nemesis.history import Key
 from tests.servers import Server
 from tests.topologies import ManyServers, Topology, Watched, ask
+from tests.topologies.base import ASK_S
 from tests.waiting import until
 
 DETECTION_MS = 2000  # of a lost primary: twice what a process waits for an answer
@@ -112,6 +114,9 @@ async def abilities(place: Any) -> Collection[str]:
     return found
 
 
+_soon = partial(ask, within_s=ASK_S)  # a fault hits whoever it finds; others may be stopped
+
+
 def all_servers(place: Any) -> list[Server]:
     return list(place.everybody) if isinstance(place, Topology) else list(place.servers)
 
@@ -130,7 +135,7 @@ async def cut_links(place: Any, primary: Server) -> None:
     for replica in replicas:
         if replica is not primary:
             await _introduce(replica, "nobody", "wrong")
-    await ask(primary, "CLIENT", "KILL", "TYPE", "replica")
+    await _soon(primary, "CLIENT", "KILL", "TYPE", "replica")
 
 
 async def mend_links(place: Any) -> None:
@@ -141,33 +146,33 @@ async def mend_links(place: Any) -> None:
     for server in place.servers:
         await _introduce(server, "", "")
         with suppress(RedisError, OSError):
-            await ask(server, "CONFIG", "REWRITE")
+            await _soon(server, "CONFIG", "REWRITE")
 
 
 async def _introduce(server: Server, user: str, password: str) -> None:
     with suppress(RedisError, OSError):
-        await ask(server, "CONFIG", "SET", "masteruser", user)
-        await ask(server, "CONFIG", "SET", "masterauth", password)
+        await _soon(server, "CONFIG", "SET", "masteruser", user)
+        await _soon(server, "CONFIG", "SET", "masterauth", password)
 
 
 async def kill_clients(place: Any, kind: str) -> None:
     for server in await place.primaries():
         with suppress(RedisError, OSError):
-            await ask(server, "CLIENT", "KILL", "TYPE", kind)
+            await _soon(server, "CLIENT", "KILL", "TYPE", kind)
 
 
 async def flush_scripts(place: Any) -> None:
     for server in place.servers:
         with suppress(RedisError, OSError):
-            await ask(server, "SCRIPT", "FLUSH")
+            await _soon(server, "SCRIPT", "FLUSH")
 
 
 async def squeeze(place: Any, on: bool) -> None:
     """Let no primary take what needs memory, or let all again."""
     for server in await place.primaries() if on else place.servers:
         with suppress(RedisError, OSError):
-            used = _fact(await ask(server, "INFO", "memory"), "used_memory") if on else "0"
-            await ask(server, "CONFIG", "SET", "maxmemory", used)
+            used = _fact(await _soon(server, "INFO", "memory"), "used_memory") if on else "0"
+            await _soon(server, "CONFIG", "SET", "maxmemory", used)
 
 
 async def move_slots(place: ManyServers, chance: random.Random, *, atomic: bool) -> str:

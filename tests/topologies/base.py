@@ -63,7 +63,6 @@ class Topology(ABC):
         self.detection_ms = 0  # as long as it takes at first
         self.servers: list[Server] = []  # those that hold data
         self.helpers: list[Server] = []
-        self._stopped: set[Server] = set()
 
     @property
     @abstractmethod
@@ -153,16 +152,15 @@ class Topology(ABC):
     def stop(self, server: Server) -> None:
         """SIGSTOP; ``heal`` and ``cont`` let it go on."""
         server.stop()
-        self._stopped.add(server)
 
     def cont(self, server: Server) -> None:
         server.cont()
-        self._stopped.discard(server)
 
     async def heal(self) -> None:
         """Let the stopped go on, start the killed again, and wait until all is well."""
-        for server in tuple(self._stopped):
-            self.cont(server)
+        for server in self.everybody:
+            if server.stopped:
+                self.cont(server)
         for server in self.everybody:
             if not server.running:
                 server.kill()
@@ -203,7 +201,7 @@ class Topology(ABC):
 
     async def primaries(self) -> list[Server]:
         """Of all that run: who is late because the machine is busy is one all the same."""
-        waits = (ASK_S if server in self._stopped else PATIENT_S for server in self.servers)
+        waits = (ASK_S if server.stopped else PATIENT_S for server in self.servers)
         roles = await asyncio.gather(*map(role, self.servers, waits))
         return [server for server, is_ in zip(self.servers, roles, strict=True) if is_ == "master"]
 

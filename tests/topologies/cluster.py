@@ -177,7 +177,7 @@ class ManyServers(Topology):
 
     async def finish_move(self, slot: int, source: Server, to: Server) -> None:
         """Move what has not moved yet, and tell everybody."""
-        while keys := await ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+        while keys := await ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1000):
             await ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
         # Once each: who is told again lets its subscribers go once more.
         for server in dict.fromkeys([to, source, *await self.primaries()]):
