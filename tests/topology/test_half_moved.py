@@ -135,8 +135,9 @@ async def test_a_process_starts_while_a_shard_moves(cluster: ManyServers) -> Non
     to = next(server for server in await cluster.primaries() if server is not source)
     await cluster.begin_move(slot, source, to)
     await ask(source, "MIGRATE", "127.0.0.1", to.port, bridge.keys.commands(SHARD), 0, 5000)
+    settings = {**SETTINGS, "timeout": 1.5}  # it waits that long for the shard
     try:
-        async with Bridge.connect(cluster.url, registry=registry, **SETTINGS) as bridge:
+        async with Bridge.connect(cluster.url, registry=registry, **settings) as bridge:
             other = next(f"room:r{i}" for i in range(100) if shard_of(f"room:r{i}", SHARDS) != SHARD)
             assert (await bridge.publish("ledger.add", other, {"n": 1}, by="test")).id
     finally:
