@@ -22,7 +22,7 @@ PROGRAMS = ("initdb", "postgres", "createdb", "pg_isready")
 USER = "postgres"  # PostgreSQL refuses to run as root
 SETTINGS = {"listen_addresses": "", "fsync": "off", "synchronous_commit": "off", "max_connections": "200",
             "shared_buffers": "16MB", "max_wal_size": "64MB", "min_wal_size": "32MB",
-            "logging_collector": "off"}  # fmt: skip
+            "logging_collector": "off", "autovacuum": "off"}  # fmt: skip
 
 
 def binaries() -> Path:

@@ -8,12 +8,14 @@ import os
 import select
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from bridge.errors import Unreachable
+from bridge.rest import NotAnswered, Refused
 
 PAUSE_S = 0.003
 LAST_LOOK_S = 5.0  # for one more answer after the deadline: this process may have been stalled until then
+_TICK_S = 0.02
 T = TypeVar("T")
 
 
@@ -42,13 +44,18 @@ async def noticed() -> None:
 
 
 async def answered(ask: Callable[[], Awaitable[T]], timeout: float = 10) -> T:
-    """What Redis answers, asked again while it cannot be reached: for reads after a fault, when all works again."""
+    """What Redis or a back office answers, asked again while it cannot.
+
+    For reads after a fault, when all works again, and for calls of processes that may stall with the machine; what is
+    to be done once has a key.
+    """
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         try:
             return await ask()
-        except Unreachable:
-            if asyncio.get_running_loop().time() > deadline:
+        except (Unreachable, NotAnswered, Refused) as error:
+            final = isinstance(error, Refused) and error.status != 503
+            if final or asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(PAUSE_S)  # noqa: TID251 - see above
 
@@ -65,6 +72,26 @@ def block_until(predicate: Callable[[], Any], timeout: float = 10, *, what: Call
 
 def _name(what: Callable[[], str] | str, predicate: Callable[[], Any]) -> object:
     return (what() if callable(what) else what) or predicate
+
+
+class Stopwatch:
+    """``seconds`` that this process was at work: those in which the machine stood still count for next to nothing."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._run(), name="stopwatch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._running.cancel()
+        await asyncio.wait((self._running,))
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)  # noqa: TID251 - see above
+            self.seconds += _TICK_S
 
 
 async def ended(pid: int, timeout: float = 10) -> None:

@@ -17,7 +17,7 @@ from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
 from bridge.telemetry import Acquired
-from tests.backoffice.service import Api, backoffice, settings
+from tests.backoffice.service import REDIS_S, Api, backoffice, settings
 from tests.postgres import Postgres
 from tests.recorder import Recorder
 from tests.servers import IN_CI, Missing, Server
@@ -94,7 +94,7 @@ async def serving(
     ready: asyncio.Future[Bridge] = asyncio.get_running_loop().create_future()
 
     async def serve() -> None:
-        async with Bridge.connect(config, registry=registry, telemetry=events.telemetry) as bridge:
+        async with Bridge.connect(config, registry=registry, telemetry=events.telemetry, timeout=REDIS_S) as bridge:
             ready.set_result(bridge)
             await bridge.serve(name, url="ws://127.0.0.1:9/ws")
 

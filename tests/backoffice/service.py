@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
+import pytest
 from multidict import CIMultiDict
 from pydantic import SecretStr
 
-from backoffice.app import make_app
+from backoffice.app import make_app, routes
 from backoffice.config import BackofficeSettings
 from backoffice.listening import listening
 from backoffice.passwords import Passwords
@@ -24,10 +26,14 @@ from backoffice.people import People
 from backoffice.records import Records
 from bridge.config import BridgeSettings
 from bridge.registry import Registry, default
+from tests.servers import IN_MEMORY
 
 TOKENS = {role: f"{role}-token-0123456789" for role in ("viewer", "moderator", "operator", "admin")}
 CHAT_KEY = "k" * 32
 PASSWORD = "correct horse battery"
+PATIENCE_S, REDIS_S = 30.0, 5.0  # for a call, and for Redis: the machine may be busy with other tests
+_DEADLINES = ("routes.DEADLINE_S", "api.issuing.DEADLINE_S", "api.health.DEADLINE_S", "ui.frame.DEADLINE_S",
+              "audit.ANSWER_S")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,14 @@ async def backoffice(
     registry: Registry = default,
     chat_key: str | None = CHAT_KEY,
     database_url: str | None = None,
+    prompt: bool = False,
     **options: Any,
 ) -> AsyncIterator[Api]:
-    """A back office on a free port, and its client, with the role admin; ``options`` are further settings."""
-    with tempfile.TemporaryDirectory(prefix="backoffice-") as directory:
+    """A back office on a free port, and its client, with the role admin; ``options`` are further settings.
+
+    Only a ``prompt`` one refuses a call that takes as long as it does on a machine that stalls for a moment.
+    """
+    with _directory() as directory, contextlib.nullcontext() if prompt else patient():
         path = Path(directory, "backoffice.sqlite3")
         if database_url is None:
             path.write_bytes(await _database())
@@ -125,13 +135,34 @@ async def backoffice(
             yield api
 
 
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="backoffice-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None)
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Back offices wait for Redis and their database longer than people would."""
+
+    def patient_routes(settings: BackofficeSettings) -> tuple[Any, ...]:
+        return tuple(route if route.deadline_s is None else replace(route, deadline_s=PATIENCE_S)
+                     for route in routes(settings))  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _DEADLINES:
+            patch.setattr(f"backoffice.{name}", PATIENCE_S)
+        patch.setattr("backoffice.app.DEADLINE_S", REDIS_S)
+        patch.setattr("bridge.journal.COMMIT_S", PATIENCE_S)
+        patch.setattr("backoffice.app.routes", patient_routes)
+        yield
+
+
 _made: list[bytes] = []
 
 
 async def _database() -> bytes:
     """A fresh database with its admin; made once, as a good hash of a password takes its time."""
     if not _made:
-        with tempfile.TemporaryDirectory(prefix="backoffice-") as directory:
+        with _directory() as directory:
             path = Path(directory, "backoffice.sqlite3")
             async with Records.open(f"sqlite+aiosqlite:///{path}") as records:
                 await People(records, Passwords()).first_admin(PASSWORD)

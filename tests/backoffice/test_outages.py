@@ -10,7 +10,7 @@ import pytest
 
 from tests.backoffice.service import PASSWORD, Answer, Api, backoffice, settings
 from tests.servers import Server
-from tests.waiting import until
+from tests.waiting import Stopwatch, until
 
 PROMPT_S = 1.0
 READS = ("/commands/1-1-1", "/nodes", "/shards", "/shards/0/pending", "/dead", "/dead/1-1-1", "/rooms", "/rooms/lobby",
@@ -20,22 +20,22 @@ ROOM = {"type": "room.open", "subject": "room:lobby", "payload": {}}
 
 @pytest.fixture
 async def api(own_server: Server) -> AsyncIterator[Api]:
-    async with backoffice(settings(own_server.url)) as client:
+    async with backoffice(settings(own_server.url), prompt=True) as client:
         yield client
 
 
 async def check_unavailable(api: Api) -> None:
     """Every call is answered in time, and a command's answer has the key to repeat it with."""
-    started = asyncio.get_running_loop().time()
-    issued, batch, sent, drained, requeued, *read = await asyncio.gather(
-        api.post("/commands?wait=5", ROOM, headers={"Idempotency-Key": "mine"}),
-        api.post("/commands/batch", {"commands": [ROOM, ROOM, {**ROOM, "idempotency_key": "third"}]}),
-        api.post("/broadcasts", {"type": "config.reload", "scope": "all", "payload": {}}),
-        api.post("/nodes/node-a/drain"),
-        api.post("/dead/requeue", {"filter": {}, "reason": "x"}),
-        *(api.get(path) for path in READS),
-    )
-    assert asyncio.get_running_loop().time() - started < PROMPT_S + 0.3  # they all share two cores
+    async with Stopwatch() as watch:
+        issued, batch, sent, drained, requeued, *read = await asyncio.gather(
+            api.post("/commands?wait=5", ROOM, headers={"Idempotency-Key": "mine"}),
+            api.post("/commands/batch", {"commands": [ROOM, ROOM, {**ROOM, "idempotency_key": "third"}]}),
+            api.post("/broadcasts", {"type": "config.reload", "scope": "all", "payload": {}}),
+            api.post("/nodes/node-a/drain"),
+            api.post("/dead/requeue", {"filter": {}, "reason": "x"}),
+            *(api.get(path) for path in READS),
+        )
+    assert watch.seconds < PROMPT_S + 0.3  # they all share two cores
     for answer in (issued, sent, drained, *read):
         assert (answer.status, answer.json["code"]) == (503, "unavailable"), answer.body
         assert int(answer.headers["Retry-After"]) >= 1
@@ -47,6 +47,11 @@ async def check_unavailable(api: Api) -> None:
     assert (await api.get("//readyz")).status == 503
 
 
+async def answer_of(api: Api, path: str) -> Answer | None:
+    answer = await api.get(path)
+    return answer if answer.status == 200 else None
+
+
 async def works(api: Api) -> Answer | None:
     answer = await api.post("/commands", ROOM)
     return answer if answer.status == 202 else None
@@ -55,21 +60,25 @@ async def works(api: Api) -> Answer | None:
 async def test_while_the_server_is_stopped_calls_are_answered_within_a_second(api: Api, own_server: Server) -> None:
     own_server.stop()
     try:
-        started = asyncio.get_running_loop().time()
-        assert (await api.post("/commands", ROOM)).status == 503
-        assert asyncio.get_running_loop().time() - started < PROMPT_S
+        async with Stopwatch() as watch:
+            assert (await api.post("/commands", ROOM)).status == 503
+        assert watch.seconds < PROMPT_S
         await check_unavailable(api)
     finally:
         own_server.cont()
-    await until(lambda: works(api))
+    await until(lambda: works(api), 30)
 
 
 async def test_while_the_server_is_gone_calls_are_answered_within_a_second(api: Api, own_server: Server) -> None:
     own_server.kill()
     await check_unavailable(api)
     await own_server.restart()
-    await until(lambda: works(api))
-    assert (await api.get("//readyz")).json["checks"]["redis"] == "ok"
+    await until(lambda: works(api), 30)
+
+    async def ready() -> bool:
+        return bool((await api.get("//readyz")).json["checks"]["redis"] == "ok")
+
+    await until(ready)
 
 
 async def test_a_key_repeated_after_an_outage_is_done_once(api: Api, own_server: Server) -> None:
@@ -83,10 +92,12 @@ async def test_a_key_repeated_after_an_outage_is_done_once(api: Api, own_server:
         answer = await api.post("/commands", ROOM, headers=headers)
         return answer if answer.status < 300 else None
 
-    first = await until(repeated)
-    again = await api.post("/commands", ROOM, headers=headers)
+    first = await until(repeated, 30)
+    again = await until(repeated)
     assert (again.status, again.json["id"]) == (200, first.json["id"])
-    assert sum(shard["length"] for shard in (await api.get("/shards")).json["items"]) == 1
+
+    shards = await until(lambda: answer_of(api, "/shards"))
+    assert sum(shard["length"] for shard in shards.json["items"]) == 1
 
 
 async def test_a_full_server_refuses_with_the_time_to_come_back(api: Api, own_server: Server) -> None:
@@ -96,17 +107,18 @@ async def test_a_full_server_refuses_with_the_time_to_come_back(api: Api, own_se
     assert (refused.status, refused.json["code"]) == (503, "unavailable")
     assert int(refused.headers["Retry-After"]) >= 1
     assert refused.json["idempotency_key"] == "mine"
-    assert (await api.get("/shards")).status == 200
+    await until(lambda: answer_of(api, "/shards"))
     await redis.config_set("maxmemory", 0)
-    assert (await api.post("/commands", ROOM)).status == 202
+    await until(lambda: works(api))
 
 
-async def test_a_server_that_forgot_everything_takes_commands_at_once(api: Api, own_server: Server) -> None:
-    assert (await api.post("/commands", ROOM)).status == 202
-    redis = own_server.client()
-    await redis.flushall()
-    await redis.script_flush()
-    assert (await api.post("/commands", ROOM)).status == 202
+async def test_a_server_that_forgot_everything_takes_commands_at_once(own_server: Server) -> None:
+    async with backoffice(settings(own_server.url)) as api:
+        assert (await api.post("/commands", ROOM)).status == 202
+        redis = own_server.client()
+        await redis.flushall()
+        await redis.script_flush()
+        assert (await api.post("/commands", ROOM)).status == 202
 
 
 async def test_pages_say_in_their_own_words_that_the_server_is_away(api: Api, own_server: Server) -> None:
@@ -117,11 +129,10 @@ async def test_pages_say_in_their_own_words_that_the_server_is_away(api: Api, ow
             async with browser.post("/login", data=form, headers={"Sec-Fetch-Site": "same-origin"}) as overview:
                 assert (overview.status, overview.url.path) == (200, "/")
             for path in ("/rooms", "/users/bo", "/shards", "/dead"):
-                started = asyncio.get_running_loop().time()
-                async with browser.get(path) as page:
+                async with Stopwatch() as watch, browser.get(path) as page:
                     assert (page.status, page.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
                     assert "Redis did not answer in time" in await page.text()
-                assert asyncio.get_running_loop().time() - started < 2 * PROMPT_S
+                assert watch.seconds < 2 * PROMPT_S
             async with browser.get("/audit") as audit:
                 assert audit.status == 200
         finally:

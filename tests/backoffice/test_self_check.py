@@ -53,6 +53,6 @@ async def test_it_takes_a_token(api: Api) -> None:
 
 
 async def test_without_redis_it_is_unavailable(own_server: Server) -> None:
-    async with backoffice(settings(own_server.url)) as api:
+    async with backoffice(settings(own_server.url), prompt=True) as api:
         own_server.kill()
         assert (await api.get("/self-check")).status == 503
