@@ -223,8 +223,8 @@ async def test_the_history_goes_on_after_redis_was_away(own_server: Server, even
         async def done() -> bool:
             return (await api.issue("room.open", "room:r2", {}, wait=5)).status == 200
 
-        await until(done)
-        await until(lambda: _has(api, "room:r2"))
+        await until(done, 60)
+        await until(lambda: _has(api, "room:r2"), 30)
 
 
 async def _has(api: Api, subject: str) -> bool:

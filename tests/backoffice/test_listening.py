@@ -9,6 +9,7 @@ import pytest
 from backoffice import intake, routes
 from backoffice.problems import CODES
 from tests.backoffice.service import TOKENS, Api
+from tests.waiting import Stopwatch
 
 HEAD = (
     b"POST /api/v1/commands HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
@@ -25,26 +26,26 @@ async def drip(api: Api, first: bytes) -> tuple[bytes, float]:
     """Send ``first``, then a byte now and then; what came back until the end, and how long that took."""
     host, port = api.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    started = asyncio.get_running_loop().time()
     answer = b""
     writer.write(first)
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(0.5):
-                    part = await reader.read(4096)
-            except TimeoutError:
-                if first:
-                    writer.write(b"x")
-            else:
-                if not part:
-                    break
-                answer += part
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
-    return answer, asyncio.get_running_loop().time() - started
+    async with Stopwatch() as watch:
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(0.5):
+                        part = await reader.read(4096)
+                except TimeoutError:
+                    if first:
+                        writer.write(b"x")
+                else:
+                    if not part:
+                        break
+                    answer += part
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+    return answer, watch.seconds
 
 
 async def test_slow_and_silent_clients_are_let_go_within_eight_seconds(api: Api) -> None:

@@ -18,7 +18,7 @@ from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from tests.backoffice.service import TOKENS, Api, backoffice
 from tests.backoffice.stalled import flooded, stalled
-from tests.waiting import until
+from tests.waiting import Stopwatch, until
 
 
 class Stream:
@@ -73,6 +73,8 @@ async def listening(api: Api, topics: str, after: str | None = None, role: str =
 async def test_what_happens_is_told_as_the_lists_tell_it(api: Api, node: Bridge) -> None:
     async with listening(api, "commands,nodes,alarms") as stream:
         _, _, nodes = await stream.next("nodes")
+        if not nodes:  # of a look that began before the node did
+            _, _, nodes = await stream.next("nodes")
         assert [each["name"] for each in nodes] == ["node-a"]
         issued = await api.issue("room.open", "room:lobby", {}, wait=10)
         _, _, command = await stream.next("commands")
@@ -114,10 +116,10 @@ async def test_unknown_topics_are_refused(api: Api, topics: str) -> None:
 
 async def test_streams_end_when_the_service_does(api: Api) -> None:
     async with listening(api, "nodes") as stream:
-        began = asyncio.get_running_loop().time()
-        await api.stop()
-        await stream.end()
-        assert asyncio.get_running_loop().time() - began < 2
+        async with Stopwatch() as watch:
+            await api.stop()
+            await stream.end()
+        assert watch.seconds < 2
 
 
 async def test_so_many_streams_and_no_more(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

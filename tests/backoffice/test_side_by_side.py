@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import aiohttp
@@ -52,15 +53,22 @@ class Caller:
         self._http, self._base = http, f"{office.told['url']}/api/v1"
 
     async def call(self, method: str, path: str, body: Any = None, *, cookie: str | None = None) -> tuple[int, Any]:
+        """The answer, asked for again while the machine is too busy for one in time."""
         headers = {"Authorization": f"Bearer {TOKEN}"} if cookie is None else {**SAME, "Cookie": cookie}
-        async with self._http.request(method, self._base + path, json=body, headers=headers) as answer:
-            return answer.status, await answer.json()
+        headers["Idempotency-Key"] = token_hex(8)
+
+        async def told() -> tuple[int, Any] | None:
+            async with self._http.request(method, self._base + path, json=body, headers=headers) as answer:
+                return None if answer.status == 503 else (answer.status, await answer.json())
+
+        found: tuple[int, Any] = await until(told, 30, what=f"an answer to {method} {path}")
+        return found
 
     async def issue(self, count: int, first: int = 0) -> list[str]:
         ids = []
         for number in range(first, first + count):
             body = {"type": "room.open", "subject": f"room:r{number}", "payload": {}}
-            status, told = await self.call("POST", "/commands?wait=10", body)
+            status, told = await self.call("POST", "/commands?wait=20", body)
             assert (status, told["state"]) == (200, "done")
             ids.append(told["id"])
         return ids
@@ -79,9 +87,14 @@ class Caller:
 
     async def log_in(self) -> str:
         url, who = f"{self._base}/session", {"name": "admin", "password": PASSWORD}
-        async with self._http.post(url, json=who, headers=SAME) as answer:
-            assert answer.status == 200
-            return "; ".join(f"{name}={morsel.value}" for name, morsel in answer.cookies.items())
+
+        async def cookie() -> str | None:
+            async with self._http.post(url, json=who, headers=SAME) as answer:
+                assert answer.status in (200, 503)
+                return "; ".join(f"{name}={morsel.value}" for name, morsel in answer.cookies.items())
+
+        entered: str = await until(cookie, 30, what="a login")
+        return entered
 
 
 async def test_two_share_everything_and_one_goes_on_alone(
