@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import aiohttp
@@ -25,7 +27,7 @@ from websockets.typing import Subprotocol
 from bridge.bots import Bot
 from bridge.demo import _inherited
 from bridge.rest import RestApi
-from tests.waiting import ended, running, until
+from tests.waiting import answered, ended, running, until
 
 START_S = 40  # the machine may be busy with other tests
 
@@ -108,9 +110,27 @@ async def get(url: str) -> int:
         return response.status
 
 
+async def is_ready(backoffice: str) -> bool:
+    return await get(f"{backoffice}/readyz") == 200
+
+
 async def history(demo: Demo, room: str = "lobby") -> list[dict[str, Any]]:
     async with demo.api() as api:
-        return (await api.call("GET", f"/rooms/{room}/history", query={"limit": 500}))["items"]
+        return (await read(api, f"/rooms/{room}/history", limit=500))["items"]
+
+
+async def read(api: RestApi, path: str, **query: str | int) -> dict[str, Any]:
+    found: dict[str, Any] = await answered(lambda: api.call("GET", path, query=query), START_S)
+    return found
+
+
+async def post(api: RestApi, text: str) -> dict[str, Any]:
+    """A notice in the lobby, once, and what became of it."""
+    body = {"type": "notice.post", "subject": "room:lobby", "payload": {"text": text}}
+    key = {"Idempotency-Key": token_hex(8)}
+    ask = partial(api.call, "POST", "/commands", body, query={"wait": 15}, headers=key, wait_s=15)
+    told: dict[str, Any] = await answered(ask, START_S)
+    return told
 
 
 async def test_the_ready_file_names_everything_that_serves(folder: Path) -> None:
@@ -131,13 +151,13 @@ async def test_the_ready_file_names_everything_that_serves(folder: Path) -> None
             assert set(node) == {"name", "pid", "url", "health_url"}
             assert node["pid"] == demo.pids[node["name"]]
             assert await get(node["health_url"]) == 200
-        assert await get(ready["backoffice"] + "/readyz") == 200
+        await until(lambda: is_ready(ready["backoffice"]))
         async with redis.asyncio.Redis.from_url(ready["redis_url"]) as client:
             assert (await client.info("server"))["process_id"] == demo.pids["redis"]
         async with demo.api() as api:
-            rooms = (await api.call("GET", "/rooms"))["items"]
+            rooms = (await read(api, "/rooms"))["items"]
             assert {room["id"] for room in rooms} == set(ready["rooms"])
-            assert (await api.call("GET", "/chat-token", query={"user": "u7"}))["token"]
+            assert (await read(api, "/chat-token", user="u7"))["token"]
         for secret in (
             ready["api_token"],
             ready["admin"]["password"],
@@ -157,7 +177,7 @@ async def test_nothing_of_it_stays_however_it_ends(folder: Path, number: signal.
         pids = demo.pids
         code = await demo.end(number)
         for pid in pids.values():
-            await ended(pid, timeout=5)
+            await ended(pid, timeout=20)
     if number == signal.SIGKILL:
         assert code == -signal.SIGKILL
     else:
@@ -181,14 +201,13 @@ async def test_a_signal_while_it_starts_stops_it(folder: Path) -> None:
 async def test_bots_chat_and_a_killed_node_stays_dead_while_the_others_go_on(folder: Path) -> None:
     async with serving(folder, nodes=2) as demo:
         demo.kill("node-a")
-        await until(lambda: "node-a ended (SIGKILL)" in demo.output)
+        await until(lambda: "node-a ended (SIGKILL)" in demo.output, START_S)
         async with demo.api() as api:
-            command = {"type": "notice.post", "subject": "room:lobby", "payload": {"text": "one node is left"}}
-            answer = await api.call("POST", "/commands", command, query={"wait": 15}, wait_s=15)
+            answer = await post(api, "one node is left")
             assert (answer["state"], answer["node"]) == ("done", "node-b")
 
             async def moved() -> bool:
-                sessions = [(await api.call("GET", f"/users/{bot}"))["sessions"] for bot in ("ada", "bert")]
+                sessions = [(await read(api, f"/users/{bot}"))["sessions"] for bot in ("ada", "bert")]
                 return all(len(s) == 1 and s[0]["node"] == "node-b" for s in sessions)
 
             await until(moved, 40, what="bots of the dead node are on the other")
@@ -215,21 +234,16 @@ async def test_a_killed_server_comes_back_with_its_data(folder: Path) -> None:
     async with serving(folder, "--no-bots") as demo:
         before = demo.pids["redis"]
         async with demo.api() as api:
-            command = {"type": "notice.post", "subject": "room:lobby", "payload": {"text": "kept"}}
-            await api.call("POST", "/commands", command, query={"wait": 15}, wait_s=15)
+            await post(api, "kept")
             async with redis.asyncio.Redis.from_url(demo.ready["redis_url"]) as client:
                 await client.execute_command("WAITAOF", 1, 0, 5000)
             demo.kill("redis")
             await until(lambda: demo.pids["redis"] != before, START_S, what=lambda: demo.output)
 
             async def works() -> bool:
-                try:
-                    answer = await api.call("POST", "/commands", command, query={"wait": 5}, wait_s=5)
-                except Exception:
-                    return False
-                return answer["state"] == "done"
+                return (await post(api, "kept"))["state"] == "done"
 
-            await until(works, 15)
+            await until(works, START_S)
         assert [item["text"] for item in await history(demo)].count("kept") >= 2
 
 
@@ -237,8 +251,7 @@ async def test_data_outlives_the_demo_in_a_folder_of_ones_own(folder: Path) -> N
     data = os.fspath(folder / "data")
     async with serving(folder, "--data", data, "--no-bots") as demo:
         async with demo.api() as api:
-            command = {"type": "notice.post", "subject": "room:lobby", "payload": {"text": "kept"}}
-            await api.call("POST", "/commands", command, query={"wait": 15}, wait_s=15)
+            await post(api, "kept")
         secret = demo.ready["api_token"]
         async with launched(folder, "--data", data) as second:
             assert await second.process.wait() == 2
@@ -254,7 +267,7 @@ async def test_settings_of_the_current_folder_are_of_another_installation(folder
     async with serving(folder, "--data", "here", cwd=tmp_path) as demo, demo.api() as api:
 
         async def chats() -> bool:
-            return bool((await api.call("GET", "/users/ada"))["sessions"])
+            return bool((await read(api, "/users/ada"))["sessions"])
 
         await until(chats, START_S, what=lambda: demo.output)
         assert (tmp_path / "here" / "logs" / "node-a.log").exists()

@@ -82,7 +82,7 @@ async def test_a_killed_owner_takes_the_server_along(tmp_path: Path, thread: str
     assert running(pid)
     owner.kill()
     owner.wait()
-    await ended(pid, timeout=5)
+    await ended(pid)
 
 
 async def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:

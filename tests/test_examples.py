@@ -46,7 +46,7 @@ async def example(*arguments: str, **environment: str) -> AsyncIterator[asyncio.
 
 async def line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return (await process.stdout.readline()).decode().strip()
 
 
@@ -90,7 +90,7 @@ async def test_what_is_said_on_one_s_own_chat_server_reaches_everybody_in_the_ro
         url = await line(process)
         async with connect(url, proxy=None) as ada, connect(url, proxy=None) as bert:
             heard: list[str] = []
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 # Until both are subscribed, what is said is said to nobody.
                 while not heard:
                     await ada.send("anybody here?")

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from bridge.child import Child
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
-from tests.backoffice.service import Api, backoffice
+from tests.backoffice.service import REDIS_S, Api, backoffice
 from tests.browser import runtimes
 from tests.browser.desk import Sit, desks
 from tests.browser.runtimes import JsClient, Missing
@@ -53,7 +53,7 @@ def bridge_settings() -> dict[str, Any]:
 @pytest.fixture
 async def chat(server: Server, bridge_settings: dict[str, Any]) -> AsyncIterator[Chat]:
     settings = BridgeSettings(redis_url=SecretStr(server.url), shards=SHARDS, **bridge_settings)
-    async with Bridge.connect(settings) as bridge:
+    async with Bridge.connect(settings, timeout=REDIS_S) as bridge:
         chat = Chat(bridge, settings)
         try:
             yield chat
@@ -90,8 +90,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def api(chat: Chat) -> AsyncIterator[Api]:
+async def api(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     """A back office beside the nodes."""
+    monkeypatch.setattr("backoffice.api.commands.GRACE_S", REDIS_S)  # for nodes to say whom they have told
     async with backoffice(chat.bridge.settings) as api:
         yield api
 

@@ -8,7 +8,9 @@ import re
 import signal
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -18,12 +20,13 @@ from bridge.rest import RestApi
 from tests.chatserver.client import SECRET, ChatClient, signed_in
 from tests.servers import Server
 from tests.topologies import Topology
-from tests.waiting import ended, until
+from tests.waiting import answered, ended, until
 
 REPOSITORY = Path(__file__).parents[2]
 TOKENS = {role: f"journey-{role}-0123456789" for role in ("viewer", "moderator", "operator", "admin")}
 NODES = ("node-a", "node-b", "node-c")
 START_S = 40  # the machine may be busy with other tests
+LATE = ("no_nodes", "no_holder", "nothing_handled", "oldest_age")  # alarms that a machine which stalls may raise
 
 
 class Service:
@@ -90,7 +93,7 @@ class Installation:
         self.nodes: dict[str, Service] = {}
         self.backoffice: Service
         self.api: RestApi
-        self.expected: list[str] = []  # parts of complaints that a test provokes
+        self.expected = list(LATE)  # parts of complaints; a test adds what it provokes
         self._settings = {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
         self._all: list[Service] = []
         self._stack = AsyncExitStack()
@@ -103,7 +106,7 @@ class Installation:
         for service in (*services, self.backoffice):
             await service.serves()
         await self._call_backoffice()
-        await until(self._all_known, what="the back office knows all nodes")
+        await until(self._all_known, START_S, what="the back office knows all nodes")
 
     async def start_node(self, name: str) -> Service:
         node = await self._spawn_node(name)
@@ -138,8 +141,15 @@ class Installation:
     async def operate(self, type: str, subject: str, **payload: Any) -> dict[str, Any]:
         """Issue a command and wait for its end."""
         body = {"type": type, "subject": subject, "payload": payload}
-        answer: dict[str, Any] = await self.api.call("POST", "/commands", body, query={"wait": 20}, wait_s=20)
+        key = {"Idempotency-Key": token_hex(8)}
+        ask = partial(self.api.call, "POST", "/commands", body, query={"wait": 20}, headers=key, wait_s=20)
+        answer: dict[str, Any] = await answered(ask, 30)
         return answer
+
+    async def read(self, path: str) -> dict[str, Any]:
+        """What the API tells."""
+        found: dict[str, Any] = await answered(lambda: self.api.call("GET", path), 30)
+        return found
 
     async def done(self, type: str, subject: str, **payload: Any) -> dict[str, Any]:
         outcome = await self.operate(type, subject, **payload)
@@ -161,7 +171,7 @@ class Installation:
         await self._stack.aclose()
 
     async def _all_known(self) -> bool:
-        items = (await self.api.call("GET", "/nodes"))["items"]
+        items = (await self.read("/nodes"))["items"]
         return {item["name"] for item in items if item["state"] == "live"} >= set(self.nodes)
 
     async def _call_backoffice(self) -> None:
