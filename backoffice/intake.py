@@ -77,6 +77,12 @@ class NoQuery(Query):
     """No parameter is known."""
 
 
+class DryRun(Query):
+    """Whether to do it."""
+
+    dry_run: bool = Field(False, description="only say what would be done")
+
+
 def check_encoding(request: web.BaseRequest) -> None:
     """Bodies are taken as they come: nothing is unpacked here, so nothing can unfold beyond its limit."""
     if hdrs.CONTENT_ENCODING in request.headers:

@@ -83,17 +83,8 @@ class Publisher:
         command is not acceptable, Overloaded, ServerFull, or Unreachable and its kinds, after which the outcome is
         unknown: repeat with the same key.
         """
-        kind = self._registry.get(type)
-        check_subject(subject, kind=kind.subject)
-        key = idempotency_key if idempotency_key is not None else f"{random.getrandbits(128):032x}"
-        _check(key, by, reason, expires_in)
-        _check_time(deliver_at)
-        body = _encode(payload)
-        kind.validate(body)
-        if not self._may_issue(type):
-            await self._check_nodes(type)
-        envelope = Envelope("", "", shard_of(subject, len(self._streams)), type, subject, body, by,
-                            int(time.time() * 1000), reason=reason, idem=key)  # fmt: skip
+        key = idempotency_key if idempotency_key is not None else _new_key()
+        envelope = await self._checked(type, subject, payload, by, key, reason, expires_in, deliver_at)
         stream, fields = self._streams[envelope.shard], envelope.fields()
         run = partial(
             stream.append if deliver_at is None else partial(stream.schedule, due=deliver_at),
@@ -106,6 +97,52 @@ class Publisher:
             row = partial(_row, fields, run.keywords, envelope.shard, deliver_at)
             id, duplicate = await self._replay.accept(envelope.shard, lambda knows: run(knows=knows), row)
         return Receipt(id, type, subject, duplicate, key)
+
+    async def check(
+        self,
+        type: str,
+        subject: str,
+        payload: Mapping[str, Any],
+        *,
+        by: str,
+        idempotency_key: str | None = None,
+        reason: str | None = None,
+        expires_in: float | None = None,
+        deliver_at: float | None = None,
+    ) -> Receipt:
+        """What ``publish`` would answer now, or raise, but that the backlog may be full; nothing is written.
+
+        The receipt's id is empty where the command would be a new one.
+        """
+        key = idempotency_key if idempotency_key is not None else _new_key()
+        envelope = await self._checked(type, subject, payload, by, key, reason, expires_in, deliver_at)
+        envelope.fields()  # raises TooLarge
+        body = _digest(envelope, expires_in, deliver_at)
+        id = await self._streams[envelope.shard].known(caller=by, subject=subject, key=key, body=body)
+        return Receipt(id or "", type, subject, id is not None, key)
+
+    async def _checked(
+        self,
+        type: str,
+        subject: str,
+        payload: Mapping[str, Any],
+        by: str,
+        key: str,
+        reason: str | None,
+        expires_in: float | None,
+        deliver_at: float | None,
+    ) -> Envelope:
+        """The command as it would be sent. Raises Invalid and its kinds."""
+        kind = self._registry.get(type)
+        check_subject(subject, kind=kind.subject)
+        _check(key, by, reason, expires_in)
+        _check_time(deliver_at)
+        body = _encode(payload)
+        kind.validate(body)
+        if not self._may_issue(type):
+            await self._check_nodes(type)
+        return Envelope("", "", shard_of(subject, len(self._streams)), type, subject, body, by,
+                        int(time.time() * 1000), reason=reason, idem=key)  # fmt: skip
 
     async def cancel(self, id: str, *, by: str) -> None:
         """End a command that no node has read yet. Raises NotFound, Conflict."""
@@ -206,6 +243,10 @@ class _Lacking:
         if self.look.cancelled() or self.look.exception() is not None or self.look.result():
             return True
         return asyncio.get_running_loop().time() - self._asked > _TYPES_FRESH_S
+
+
+def _new_key() -> str:
+    return f"{random.getrandbits(128):032x}"
 
 
 def _check(key: str, by: str, reason: str | None, expires_in: float | None) -> None:

@@ -99,6 +99,16 @@ class ShardIntake:
             if await self._stands(word, value, idem, key):
                 return value.decode(), True
 
+    async def known(self, *, caller: str, subject: str, key: str, body: str) -> str | None:
+        """The id of the command that has this key. Raises IdempotencyMismatch."""
+        found: bytes | None = await self._redis.call("GET", self._keys.idem(self.shard, caller, subject, key))
+        if found is None:
+            return None
+        id, _, digest = found.decode().partition(" ")
+        if digest != body:
+            raise IdempotencyMismatch(key, id)
+        return id
+
     async def _stands(self, word: bytes, value: Any, idem: str, key: str) -> bool:
         """Whether a known key's command is still there; if not, its key is free now. Raises what the refusal means."""
         k, s = self._keys, self.shard

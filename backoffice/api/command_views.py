@@ -87,7 +87,7 @@ class BatchResult:
     """A command of a batch that was accepted, or the problem it has."""
 
     status: int
-    id: str | None = None
+    id: str | None = None  # null in a dry run, but of a command that is there already
     type: str | None = None
     subject: str | None = None
     state: Literal["accepted"] | None = None
@@ -101,6 +101,7 @@ class BatchAnswer:
     """In the order of the commands."""
 
     results: list[BatchResult]
+    dry_run: bool
 
 
 def _state(name: str) -> StateName:

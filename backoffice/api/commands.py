@@ -12,9 +12,9 @@ from pydantic import Field
 
 from backoffice.api.command_views import Accepted, BatchAnswer, CommandView, WaitedCommand, view
 from backoffice.api.issuing import CommandIn, accepted, deed_of, faults_of, new_key, publish, remember, told
-from backoffice.intake import BATCH_BYTES, IDEMPOTENCY_HEADER, Body, NoQuery, Query, check, idempotency_key
+from backoffice.intake import BATCH_BYTES, IDEMPOTENCY_HEADER, Body, DryRun, NoQuery, Query, check, idempotency_key
 from backoffice.operators import Caller, Role, role_to_issue
-from backoffice.problems import Fault, Problem, invalid, not_found, unreachable
+from backoffice.problems import Fault, Problem, from_error, invalid, not_found, unreachable
 from backoffice.routes import (
     BRIDGE,
     HISTORY,
@@ -30,7 +30,7 @@ from backoffice.routes import (
 )
 from bridge.client import Bridge
 from bridge.envelope import COMMAND_ID, MAX_DEPTH, MAX_KEY_CHARS
-from bridge.errors import BridgeError, Invalid, UnknownType
+from bridge.errors import BridgeError, IdempotencyMismatch, Invalid, UnknownType
 from bridge.receipts import GRACE_S, Answers
 from bridge.record import Outcome
 
@@ -91,18 +91,23 @@ async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     return reply(accepted(receipt), 200 if receipt.duplicate else 202, _location(receipt.id))
 
 
-async def issue_batch(call: Call[NoQuery, BatchIn]) -> web.Response:
+async def issue_batch(call: Call[DryRun, BatchIn]) -> web.Response:
     """Issue up to 1,000 commands; each succeeds or fails by itself.
 
-    The results are in the order of the commands. Commands of one subject are accepted in that order.
+    The results are in the order of the commands. Commands of one subject are accepted in that order. With `dry_run`
+    each has the result that it would have now, but for full backlogs, without an id where it would be a new command.
     """
     if IDEMPOTENCY_HEADER in call.request.headers:
         raise invalid([Fault(f":{IDEMPOTENCY_HEADER}", "invalid", "in a batch each command has its idempotency_key")])
-    commands = call.body.commands
+    commands, dry_run = call.body.commands, call.query.dry_run
     lanes: defaultdict[str, list[int]] = defaultdict(list)
     for index, raw in enumerate(commands):
         lanes[str(raw.get("subject")) if isinstance(raw, dict) else ""].append(index)
-    items = [_Item(call, raw, f"/commands/{index}") for index, raw in enumerate(commands)]
+    firsts: _Firsts | None = {} if dry_run else None
+    items = [_Item(call, raw, f"/commands/{index}", firsts) for index, raw in enumerate(commands)]
+    deeds = [item.deed for item in items]
+    if dry_run:
+        deeds = [Deed("commands.issue", "batch", detail={"dry_run": True, "commands": len(commands)})]
 
     async def run(lane: list[int]) -> None:
         # One after the other, and none after one whose outcome is unknown: the order stays as it was asked for.
@@ -110,11 +115,10 @@ async def issue_batch(call: Call[NoQuery, BatchIn]) -> web.Response:
         for index in lane:
             problem = await items[index].issue(problem)
 
-    async with call.audited(*(item.deed for item in items)), asyncio.TaskGroup() as group:
+    async with call.audited(*deeds), asyncio.TaskGroup() as group:
         for lane in lanes.values():
             group.create_task(run(lane))
-    results = [item.result for item in items]
-    return reply({"results": results}, 207)
+    return reply({"results": [item.result for item in items], "dry_run": dry_run}, 207)
 
 
 async def show(call: Call[NoQuery, None]) -> web.Response:
@@ -146,11 +150,16 @@ def explain(_route: Route, request: web.Request, caller: Caller, raw: Any) -> li
     return faults + faults_of(request.app[BRIDGE].registry, caller, raw)
 
 
+# Of a dry run: subject and key → where in the batch a command has them first, and the rest of it.
+_Firsts = dict[tuple[str, str], tuple[str, dict[str, Any]]]
+
+
 class _Item:
     """One command of a batch."""
 
-    def __init__(self, call: Call[NoQuery, BatchIn], raw: Any, prefix: str) -> None:
-        self._call, self._raw, self._prefix = call, raw, prefix
+    def __init__(self, call: Call[DryRun, BatchIn], raw: Any, prefix: str, firsts: _Firsts | None) -> None:
+        """``firsts`` None: it is no dry run."""
+        self._call, self._raw, self._prefix, self._firsts = call, raw, prefix, firsts
         self._faults: list[Fault] = []
         self._command = check(BatchedCommandIn, raw, self._faults, prefix)
         self._key = (self._command.idempotency_key if self._command is not None else None) or new_key()
@@ -165,7 +174,10 @@ class _Item:
             if self._command is None:
                 raise invalid(self._faults + faults_of(bridge.registry, caller, self._raw, self._prefix))
             if before is not None:
-                raise unreachable(idempotency_key=self._key)
+                raise unreachable() if self._firsts is not None else unreachable(idempotency_key=self._key)
+            if self._firsts is not None:
+                self.result = await self._would_be(self._command, self._firsts)
+                return None
             receipt = await publish(bridge, caller, self._command, self._key, self._prefix)
         except Problem as problem:
             self.deed.result = f"failed {problem.code}"
@@ -175,6 +187,18 @@ class _Item:
         remember(self._call, receipt, self._command)
         self.result = {"status": 200 if receipt.duplicate else 202, **asdict(accepted(receipt))}
         return None
+
+    async def _would_be(self, command: BatchedCommandIn, firsts: _Firsts) -> dict[str, Any]:
+        """Its result in a dry run. Raises Problem."""
+        receipt = await publish(self._call.bridge, self._call.caller, command, self._key, self._prefix, dry_run=True)
+        body = command.model_dump(exclude={"idempotency_key"})
+        first, its_body = firsts.setdefault((command.subject, self._key), (self._prefix, body))
+        if body != its_body:
+            raise from_error(IdempotencyMismatch(self._key, first), prefix=self._prefix)
+        duplicate = receipt.duplicate or first != self._prefix
+        return {"status": 200 if duplicate else 202, "id": receipt.id or None, "type": command.type,
+                "subject": command.subject, "state": None, "duplicate": duplicate,
+                "idempotency_key": command.idempotency_key}  # fmt: skip
 
 
 async def _wait(call: Call[Wait, CommandIn], id: str) -> Outcome | None:
@@ -224,7 +248,7 @@ ROUTES = (
     Route("POST", "/commands", issue, Role.MODERATOR, {202: Accepted, 200: Accepted | WaitedCommand}, query=Wait,
           body=CommandIn, deadline_s=None, headers=_KEY_HEADER, explain=explain,
           problems=("unknown_type", "idempotency_mismatch", "overloaded", "not_replicated")),
-    Route("POST", "/commands/batch", issue_batch, Role.MODERATOR, {207: BatchAnswer}, body=BatchIn,
+    Route("POST", "/commands/batch", issue_batch, Role.MODERATOR, {207: BatchAnswer}, query=DryRun, body=BatchIn,
           body_bytes=BATCH_BYTES, nesting=MAX_DEPTH + 3, deadline_s=None),
     Route("GET", "/commands/{id}", show, Role.VIEWER, {200: CommandView}, problems=("not_found",)),
     Route("DELETE", "/commands/{id}", cancel, Role.MODERATOR, {200: CommandView}, problems=("not_found", "conflict")),

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backoffice.intake import Body, CommandId, NoQuery, Query, Reason
+from backoffice.intake import Body, CommandId, DryRun, NoQuery, Reason
 from backoffice.operators import Role
 from backoffice.paging import Paged, page
 from backoffice.problems import not_found
@@ -98,12 +98,6 @@ class DeadQuery(Paged):
     subject: str | None = Field(None, max_length=97)
     code: CauseCode | None = None
     requeued: bool = Field(False, description="those that were sent again, instead of those that were not")
-
-
-class DryRun(Query):
-    """Whether to do it."""
-
-    dry_run: bool = Field(False, description="only say what would be done")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,14 @@ class CommandIn(Body):
     )
 
 
-async def publish(bridge: Bridge, caller: Caller, command: CommandIn, key: str, prefix: str = "") -> Receipt:
+async def publish(
+    bridge: Bridge, caller: Caller, command: CommandIn, key: str, prefix: str = "", dry_run: bool = False
+) -> Receipt:
     """Raises Problem; where the outcome is unknown, or later another try may do, it names the key."""
+    named = {} if dry_run else {"idempotency_key": key}
     try:
         require(caller, role_to_issue(bridge.registry.get(command.type)))
-        publishing = bridge.publish(
+        publishing = (bridge.publisher.check if dry_run else bridge.publish)(
             command.type,
             command.subject,
             command.payload,
@@ -72,14 +75,14 @@ async def publish(bridge: Bridge, caller: Caller, command: CommandIn, key: str, 
         async with asyncio.timeout(DEADLINE_S):
             return await publishing
     except TimeoutError:
-        raise unreachable(idempotency_key=key) from None
+        raise unreachable(**named) from None
     except Invalid as error:
         # The bridge names the first kind of fault it meets, the caller hears of all.
         if all_faults := faults_of(bridge.registry, caller, command.model_dump(), prefix):
             raise invalid(all_faults) from error
         raise from_error(error, prefix=prefix) from error
     except BridgeError as error:
-        raise from_error(error, idempotency_key=key) from error
+        raise from_error(error, **named) from error
 
 
 def faults_of(registry: Registry, caller: Caller, raw: Any, prefix: str = "") -> list[Fault]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from bridge.envelope import Command
 from bridge.registry import Registry
 from bridge.shards import shard_of
 from bridge.telemetry import Started
+from tests.backoffice.audited import audited
 from tests.backoffice.conftest import serving
 from tests.backoffice.service import Api, backoffice, settings
 from tests.recorder import Recorder
@@ -141,6 +143,64 @@ async def test_a_batch_answers_for_each_command_in_order(api: Api) -> None:
         "/commands/6/payload/seconds",
         "/commands/6/payload/user",
     ]
+
+
+async def test_a_dry_run_of_a_batch_has_the_same_results_and_does_nothing(api: Api, server: Server) -> None:
+    good = {"type": "room.open", "subject": "room:lobby", "payload": {}}
+    known = (await api.issue("room.open", "room:lobby", {}, key="known")).json["id"]
+    caller = api.as_("moderator")
+    batch = {
+        "commands": [
+            good,
+            {**good, "idempotency_key": "k"},
+            {**good, "idempotency_key": "k"},
+            {**good, "idempotency_key": "k", "reason": "another"},
+            {**good, "idempotency_key": "k", "subject": "room:other"},
+            {**good, "idempotency_key": "known"},
+            {**good, "idempotency_key": "known", "payload": {"title": "Lobby"}},
+            {**good, "subject": "user:u7"},
+            "no command",
+            {**good, "type": "no.such"},
+            {**good, "payload": {"title": "x" * 70_000}},
+            {"type": "member.mute", "subject": "room:lobby", "payload": {"user": "", "seconds": 0}},
+        ]
+    }
+    raw = server.client()
+    before = {key: await raw.dump(key) for key in await raw.keys("*:commands") + await raw.keys("*:idem:*")}
+    dry = await api.post("/commands/batch?dry_run=1", batch)
+    forbidden = await caller.post("/commands/batch?dry_run=true", {"commands": [good]})
+    after = {key: await raw.dump(key) for key in await raw.keys("*:commands") + await raw.keys("*:idem:*")}
+    assert after == before
+    wet = await api.post("/commands/batch", batch)
+    assert (dry.status, dry.json["dry_run"], wet.json["dry_run"]) == (207, True, False)
+    assert [told(result) for result in dry.json["results"]] == [told(result) for result in wet.json["results"]]
+    assert [result["status"] for result in dry.json["results"]] == [202, 202, 200, 422, 202, 200] + [422] * 6
+    assert dry.json["results"][0] == {
+        "status": 202, "id": None, "type": "room.open", "subject": "room:lobby", "state": None, "duplicate": False,
+        "idempotency_key": None,
+    }  # fmt: skip
+    assert dry.json["results"][5]["id"] == known
+    assert forbidden.json["results"][0]["problem"]["code"] == "forbidden"
+
+
+def told(result: dict[str, Any]) -> tuple[Any, ...]:
+    """What a dry run tells as well."""
+    problem = result.get("problem", {})
+    return (
+        result["status"],
+        result.get("duplicate"),
+        problem.get("code"),
+        [e["path"] for e in problem.get("errors", ())],
+    )
+
+
+async def test_a_dry_run_of_a_batch_has_one_entry_in_the_audit_chain(api: Api) -> None:
+    good = {"type": "room.open", "subject": "room:lobby", "payload": {}}
+    await api.as_("operator").post("/commands/batch?dry_run=1", {"commands": [good, {"type": 7}]})
+    intent, result = await audited(api, 2)
+    assert (intent["by"], intent["action"], intent["target"]) == ("operator", "commands.issue", "batch")
+    assert intent["detail"] == {"dry_run": True, "commands": 2}
+    assert (result["result"], result["of"]) == ("done", intent["seq"])
 
 
 async def test_a_full_batch_of_one_subject_is_accepted_in_its_order(api: Api) -> None:
