@@ -34,7 +34,7 @@ NODES = "tests/faults/test_nodes.py"
 PRESENCE, SIGHTINGS = "tests/conformance/test_presence.py", "tests/bridge/test_presence.py"
 CHECK = "tests/conformance/test_self_check.py"
 CLIENT = "tests/chat/test_client.py"
-AUDIT_KILLS = "tests/journeys/test_audit_kills.py"
+AUDIT_FAULTS = "tests/backoffice/test_audit_faults.py"
 JOURNAL, JOURNAL_FILES = "tests/conformance/test_journal.py", "tests/conformance/test_journal_files.py"
 SIGN_ON, GUESSES, STOLEN, PRIVATE = (
     f"tests/backoffice/test_{name}.py" for name in ("single_sign_on", "guesses", "stolen", "private")
@@ -119,7 +119,7 @@ MUTANTS = (
     ),
     Mutant(
         "intent before the effect", "backoffice/audit.py",
-        "            await written\n", "            pass\n", (AUDIT_KILLS,),
+        "            await written\n", "            pass\n", (AUDIT_FAULTS, "-k", "goes_out"),
     ),
     Mutant(
         "own rows before new commands", "bridge/scripts/append.lua",

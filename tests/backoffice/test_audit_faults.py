@@ -21,10 +21,12 @@ from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import audit
 from bridge.chain import Verifier
 from bridge.config import BridgeSettings
+from bridge.keys import Keys
 from tests.backoffice.audited import audited
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import Api, backoffice
 from tests.postgres import processes
+from tests.servers import Server
 from tests.waiting import until
 
 ROOM = {"type": "room.open", "subject": "room:lobby", "payload": {}}
@@ -318,6 +320,41 @@ async def test_of_a_batch_whose_caller_leaves_the_accepted_ones_are_told(
         ("room:fast", f"accepted {fast['id']}"),
         ("room:slow", "unknown"),
     ]
+
+
+@both_databases
+async def test_no_command_goes_out_before_its_intent_is_on_disk(
+    server: Server, bridge_settings: BridgeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.audit.ANSWER_S", 60.0)  # longer than a busy machine takes
+    monkeypatch.setattr("backoffice.records.BUSY_S", 60.0)
+    publish, commit = commands.publish, Audit._commit
+    on_disk: list[list[tuple[str, str]]] = []  # each time that a command goes out
+    begun = asyncio.Event()
+
+    async def watched(*given: Any) -> Any:
+        on_disk.append(await told(records))
+        return await publish(*given)
+
+    async def noted(chain: Audit, lines: Any) -> None:
+        begun.set()
+        await commit(chain, lines)
+
+    async def waiting() -> int:
+        keys = Keys()
+        return sum([await raw.xlen(keys.commands(shard)) for shard in range(bridge_settings.shards)])
+
+    monkeypatch.setattr(commands, "publish", watched)
+    monkeypatch.setattr(Audit, "_commit", noted)
+    raw = server.client()
+    async with Records.open(database_url) as records, backoffice(bridge_settings, database_url=database_url) as api:
+        async with locked(database_url):
+            caller = asyncio.create_task(api.post("/commands", ROOM))
+            await begun.wait()
+            await api.get("/dead")  # asks every shard, behind whatever was sent before
+            assert (on_disk, await waiting(), caller.done()) == ([], 0, False)
+        assert (await caller).status == 202
+        assert (on_disk, await waiting()) == ([[("room:lobby", "intended")]], 1)
 
 
 @pytest.mark.parametrize(("path", "more"), [("/commands", ROOM), ("/dead/discard", {"ids": ["1-1-1"]})])
