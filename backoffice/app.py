@@ -150,6 +150,9 @@ async def _recorded(
         password = await people.first_admin(None if given is None else given.get_secret_value())
         if password is not None and announce is not None:
             announce(FIRST_ADMIN, password)
+        if shared := await people.shared_names():
+            log.warning("operators and tokens share names: nobody can tell who did what; rename the tokens",
+                        names=shared)  # fmt: skip
         refreshing = every(REFRESH_S, access.step, name="tokens", telemetry=events)
         async with _running(app[AUDIT].run(), refreshing):
             yield

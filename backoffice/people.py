@@ -85,7 +85,7 @@ class People:
         """Raises Conflict where the name is an operator's or a token's: what they do would look the same."""
         async with self._records.reading() as connection:
             if name in await self._tokens_names(connection, [name]):
-                raise Conflict(f"there is a token {name!r} already")
+                raise Conflict(f"there is a token {name!r} already; choose another name, or drop the token first")
         return await self._add(name, role, password, must_change=must_change)
 
     async def _add(self, name: str, role: Role, password: str, *, must_change: bool) -> Operator:
@@ -242,12 +242,18 @@ class People:
     # tokens
 
     async def make_token(self, name: str, role: Role, *, by: str, seconds: int | None) -> tuple[str, ApiToken]:
-        """A new token, which nobody can be shown again, and its record. ``seconds`` None: it does not expire."""
+        """A new token, which nobody can be shown again, and its record. ``seconds`` None: it does not expire.
+
+        Raises Conflict where the name is an operator's: what they do would look the same.
+        """
         secret, id, now = f"cbb_{secrets.token_urlsafe(32)}", secrets.token_hex(8), now_ms()
         expires = None if seconds is None else now + seconds * 1000
         row = {"id": id, "name": name, "role": str(role), "digest": _digest(secret), "created_by": by,
                "created_at": now, "expires_at": expires}  # fmt: skip
         async with self._records.writing() as connection:
+            namesake = select(operators.c.name).where(operators.c.name == name)
+            if (await connection.execute(namesake)).first() is not None:
+                raise Conflict(f"there is an operator {name!r} already; choose another name for the token")
             await connection.execute(insert(tokens).values(row))
         return secret, ApiToken(id, name, role, by, now, expires)
 
@@ -266,6 +272,12 @@ class People:
                 raise NotFound(f"no token {id!r}")
             await connection.execute(delete(tokens).where(tokens.c.id == id))
             return _token(row)
+
+    async def shared_names(self) -> list[str]:
+        """Names that an operator and a token have, of the settings or of an older version."""
+        async with self._records.reading() as connection:
+            names = list((await connection.execute(select(operators.c.name))).scalars())
+            return sorted(await self._tokens_names(connection, names))
 
     async def callers(self) -> Mapping[bytes, tuple[Caller, int | None]]:
         """Every token's digest → whose it is, and until when."""

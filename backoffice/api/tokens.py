@@ -86,6 +86,6 @@ def _view(token: ApiToken) -> TokenView:
 
 ROUTES = (
     Route("GET", "/tokens", listing, Role.ADMIN, {200: ListOf(TokenView)}, query=Paged),
-    Route("POST", "/tokens", make, Role.ADMIN, {201: TokenMade}, body=TokenIn),
+    Route("POST", "/tokens", make, Role.ADMIN, {201: TokenMade}, body=TokenIn, problems=("conflict",)),
     Route("DELETE", "/tokens/{id}", drop, Role.ADMIN, {200: TokenView}, problems=("not_found",)),
 )

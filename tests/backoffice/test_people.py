@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from sqlalchemy import update
+from structlog.testing import capture_logs
 from yarl import URL
 
 from backoffice import throttle
@@ -150,6 +151,35 @@ async def test_the_last_admin_stays(database_url: str, api: Api) -> None:
 async def test_names_are_taken_once_and_unknown_ones_are_told(database_url: str, api: Api) -> None:
     assert (await api.post("/operators", {"name": "admin", "role": "viewer"})).status == 409
     assert (await api.call("PATCH", "/operators/bo", {"role": "viewer"})).status == 404
+
+
+@both_databases
+async def test_an_operator_and_a_token_never_share_a_name(database_url: str, api: Api) -> None:
+    assert (await api.post("/operators", {"name": "bo", "role": "viewer"})).status == 201
+    assert (await api.post("/tokens", {"name": "deploy", "role": "viewer"})).status == 201
+    for path, name, what in (
+        ("/tokens", "bo", "operator"), ("/operators", "deploy", "token"), ("/operators", "viewer", "token")
+    ):  # fmt: skip
+        answer = await api.post(path, {"name": name, "role": "viewer"})
+        assert (answer.status, answer.json["code"]) == (409, "conflict")
+        assert (
+            f"there is {'an' if what == 'operator' else 'a'} {what} '{name}' already; choose" in answer.json["detail"]
+        )
+    assert [token["name"] for token in (await api.get("/tokens")).json["items"]] == ["deploy"]
+    assert {each["name"] for each in (await api.get("/operators")).json["items"]} == {"admin", "bo"}
+    entries = await audited(api, 2, action="tokens.make", target="token:bo")
+    assert entries[-1]["result"] == "failed conflict"
+
+
+async def test_tokens_of_the_settings_with_an_operators_name_are_told_at_the_start(
+    bridge_settings: BridgeSettings,
+) -> None:
+    with capture_logs() as logs:
+        async with backoffice(bridge_settings) as api:
+            assert (await api.get("/nodes")).status == 200
+            async with Records.open(f"sqlite+aiosqlite:///{api.database}") as records:
+                assert await People(records, Passwords(), ("ann", "bo")).shared_names() == []
+    assert [entry["names"] for entry in logs if "share names" in entry["event"]] == [["admin"]]
 
 
 @both_databases
