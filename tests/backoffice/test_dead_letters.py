@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import itertools
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
+from bridge.dead_letters import DeadLetters
 from bridge.effects import Effects
 from bridge.envelope import Command
 from bridge.registry import Registry
@@ -143,6 +147,42 @@ async def test_what_was_done_with_letters_stands_in_the_audit_chain(api: Api) ->
         ("admin", "dead_letters.discard", "1-1-1", "noise", "skipped not_found"),
         ("operator", "dead_letters.requeue", two, "mended", f"done as {new}"),
     ]
+
+
+@pytest.mark.parametrize(("verb", "one"), [("requeue", "_requeue_one"), ("discard", "_discard_one")])
+async def test_a_bulk_call_that_is_cut_off_is_told_as_far_as_it_got_and_goes_on_with_its_cursor(
+    api: Api, monkeypatch: pytest.MonkeyPatch, verb: str, one: str
+) -> None:
+    ids = (await bury(api, *(f"user:u{n}" for n in range(6))))[::-1]  # as they are gone through, newest first
+    bulk: dict[str, Any] = {"filter": {"type": "test.moody"}, "limit": 1, "reason": "mended"}
+    first = (await api.post(f"/dead/{verb}", bulk)).json
+    rest = {**bulk, "limit": 4, "cursor": first["next_cursor"]}
+    done_first = await audited(api, 2, action=f"dead_letters.{verb}")
+    do, held, never = getattr(DeadLetters, one), asyncio.Event(), asyncio.Event()
+    calls = itertools.count()
+
+    async def held_up(*given: Any) -> Any:
+        if next(calls) == 2:
+            held.set()
+            await never.wait()
+        return await do(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeadLetters, one, held_up)
+        caller = asyncio.create_task(api.post(f"/dead/{verb}", rest))
+        await held.wait()
+        caller.cancel()
+        await asyncio.wait((caller,))
+        entries = await audited(api, 10, action=f"dead_letters.{verb}")
+    assert [entry["target"] for entry in done_first] == ids[:1] * 2
+    assert [(entry["target"], entry["result"]) for entry in entries[2:6]] == [(id, "intended") for id in ids[1:5]]
+    results = [(entry["target"], entry["result"].split()[0].strip(":")) for entry in entries[6:]]
+    assert results == [(ids[1], "done"), (ids[2], "done"), (ids[3], "unknown"), (ids[4], "unknown")]
+    assert set(ids) & set(await listed(api)) == set(ids[3:])  # what was sent again may have died again
+    again = (await api.post(f"/dead/{verb}", rest)).json
+    assert ([moved["id"] for moved in again["done"]], again["next_cursor"]) == (ids[3:], None)
+    assert set(ids) & set(await listed(api)) == set()
+    assert set(await listed(api, "?requeued=true")) == (set(ids) if verb == "requeue" else set())
 
 
 async def test_unknown_ids_are_skipped(api: Api) -> None:
