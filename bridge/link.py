@@ -121,7 +121,7 @@ class Link(asyncio.Protocol):
             link._subscribes = link._on_push is not None
         except (OSError, TimeoutError) as error:
             link.close("never came up")
-            raise Unreachable(f"{endpoint}: {error or 'no answer in time'}") from error
+            raise Unreachable(f"{endpoint}: {str(error) or f'no answer within {timeout:g} s'}") from error
         except BaseException:
             link.close("never came up")
             raise

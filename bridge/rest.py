@@ -63,7 +63,8 @@ class RestApi:
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise Misconfigured(f"{self._url!r} is no URL of a back office; write http://HOST:PORT") from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise NotAnswered(f"no back office answers at {self._url} ({error or 'time-out'}); is it there?") from None
+            cause = str(error) or "time-out"
+            raise NotAnswered(f"no back office answers at {self._url} ({cause}); is it there?") from None
         except ValueError as error:  # a token that does not fit into a header
             raise Misconfigured(f"the token cannot be sent: {error}") from None
         if response.status >= 400:
@@ -90,7 +91,7 @@ class RestApi:
                 if rest:
                     yield rest
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise NotAnswered(f"{self._url} broke off ({error or 'time-out'})") from None
+            raise NotAnswered(f"{self._url} broke off ({str(error) or 'time-out'})") from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> Any:
         if response.content_type in ("application/json", "application/problem+json"):

@@ -166,6 +166,12 @@ async def test_an_answer_that_is_late_cuts_the_connection(proxy: Proxy, events: 
         await events.wait_for_many(2, Connected)
 
 
+async def test_a_server_that_does_not_greet_is_named_with_the_time_it_had(proxy: Proxy) -> None:
+    proxy.black_hole()
+    with pytest.raises(Unreachable, match=r": no answer within 0\.1 s$"):
+        await Redis.connect(proxy.url, timeout=0.1)
+
+
 async def test_answers_of_an_old_connection_reach_nobody(proxy: Proxy, events: Recorder) -> None:
     async with connected(proxy.url, timeout=0.5, telemetry=events.telemetry) as redis:
         proxy.black_hole(requests=False)
