@@ -1,6 +1,7 @@
 // Keys: / search, g and a letter for a page, j k x and Enter for rows, ? for the list.
 const WAIT_MS = 1500
 let going = -Infinity
+let chosen // the name of the row that j and k have come to
 
 export function keys() {
   document.addEventListener('keydown', (event) => {
@@ -37,6 +38,15 @@ const ACTS = {
 }
 
 const here = () => document.querySelector('[data-row].here')
+const name = (row) => row.id || row.querySelector('[data-open]')?.href
+
+// Parts that were fetched again know nothing of it.
+export function keepRow() {
+  if (!chosen || here()) return
+  for (const row of document.querySelectorAll('[data-row]')) {
+    if (name(row) === chosen) return row.classList.add('here')
+  }
+}
 
 function move(by) {
   const rows = [...document.querySelectorAll('[data-row]')]
@@ -44,5 +54,6 @@ function move(by) {
   const next = rows[Math.min(rows.length - 1, Math.max(0, rows.indexOf(here()) + by))]
   here()?.classList.remove('here')
   next.classList.add('here')
+  chosen = name(next)
   next.scrollIntoView({ block: 'nearest' })
 }

@@ -1,6 +1,7 @@
 // One event stream a page. What it tells reaches listeners as events of the document, and the parts of the page
 // with data-live are fetched again and morphed, so that focus, selection and scrolling stay.
 /* global htmx */
+import { keepRow } from './keys.js'
 import { say } from './words.js'
 
 const SESSION_MS = 15000, AGAIN_MS = 5000
@@ -73,6 +74,7 @@ async function load() {
     }
   }
   label()
+  keepRow()
   busy = false
   if (again) refresh()
 }
