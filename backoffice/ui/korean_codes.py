@@ -29,6 +29,7 @@ CODES: dict[str, str] = {
     "fault:string_too_long": "너무 깁니다.",
     "fault:string_pattern_mismatch": "쓸 수 없는 글자나 형식입니다.",
     "fault:string_unicode": "올바른 유니코드 글자가 아닙니다.",
+    "fault:characters": "NUL이 없는 UTF-8 글자여야 합니다.",
     "fault:int_type": "정수여야 합니다.",
     "fault:int_parsing": "정수여야 합니다.",
     "fault:int_from_float": "소수가 아닌 정수여야 합니다.",

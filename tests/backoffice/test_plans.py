@@ -47,7 +47,8 @@ AUDIT = [
 
 
 @pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[AsyncConnection]:
+async def connection(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncConnection]:
+    monkeypatch.setattr("backoffice.records.BUSY_S", 60.0)  # so many rows take a while on a busy machine
     async with Records.open(database_url) as records:
         await make(records, COUNT)
         async with records.writing() as connection:

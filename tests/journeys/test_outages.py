@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from bridge.rest import Refused
 from tests.figures import Figures, spread
 from tests.journeys.installation import Installation
-from tests.waiting import until
+from tests.waiting import answered, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 MAX_WARNINGS_PER_S = 20
@@ -90,8 +91,9 @@ async def test_over_the_limit_the_api_says_when_to_come_back(chat: Installation)
     answers: list[Any] = []
     for i in range(8):
         body = {"type": "room.open", "subject": f"room:r{i}", "payload": {"title": "R"}}
+        ask = partial(chat.api.call, "POST", "/commands", body, headers={"Idempotency-Key": f"key-{i}"})
         try:
-            answers.append((await chat.api.call("POST", "/commands", body))["state"])
+            answers.append((await answered(ask))["state"])
         except Refused as refused:
             answers.append((refused.status, refused.code))
     for node in chat.nodes.values():
@@ -104,4 +106,4 @@ async def test_over_the_limit_the_api_says_when_to_come_back(chat: Installation)
             return True
         return False
 
-    await until(accepted_again)
+    await until(accepted_again, 60)

@@ -30,16 +30,20 @@ async def _said(client: ChatClient, text: str) -> str | None:
 
 async def knock(chat: Installation, user: str) -> list[Any]:
     """Authenticate on every node: ``ready``, or the code that the socket was closed with."""
-    answers: list[Any] = []
-    for node in NODES:
-        async with connected(chat.nodes[node].url) as client:
-            await client.push("hello")
-            await client.send(type="auth", id=1, token=token(user))
-            try:
-                answers.append((await client.answer(1))["type"])
-            except ConnectionClosed:
-                answers.append(await client.close_code())
-    return answers
+    return [await until(partial(_entered, chat.nodes[node].url, user), 30) for node in NODES]
+
+
+async def _entered(url: str, user: str) -> Any:
+    """None: the node asks to be asked again, see above."""
+    async with connected(url) as client:
+        await client.push("hello")
+        await client.send(type="auth", id=1, token=token(user))
+        try:
+            answer = await client.answer(1)
+        except ConnectionClosed:
+            code = await client.close_code()
+            return None if code == 1013 else code
+        return None if answer.get("code") == "unavailable" else answer["type"]
 
 
 async def test_a_muted_user_is_told_and_refused_everywhere_until_unmuted(chat: Installation) -> None:
