@@ -63,6 +63,7 @@ class Deed:
     reason: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)  # no secrets
     result: str | None = None  # None at the end: done, or whatever went wrong
+    intent: Line | None = None  # on disk, and its result is not told yet
 
 
 class Call(NamedTuple, Generic[Q, B]):
@@ -88,22 +89,29 @@ class Call(NamedTuple, Generic[Q, B]):
         self.request[AUDITED] = True
         return _Audited(self.request.app[AUDIT], deeds, [_act(self.request, self.caller.name, deed) for deed in deeds])
 
+    def conclude(self, deed: Deed) -> None:
+        """Tell its result now, as the others may take a while and this process may not see their end."""
+        if deed.intent is not None and deed.result is not None:
+            self.request.app[AUDIT].conclude(deed.intent, deed.result)
+            deed.intent = None
+
 
 class _Audited:
     """A context for each change: a plain one costs a third of one that a generator makes."""
 
-    __slots__ = ("_acts", "_audit", "_deeds", "_intents")
+    __slots__ = ("_acts", "_audit", "_deeds")
 
     def __init__(self, audit: Audit, deeds: Sequence[Deed], acts: Sequence[Act]) -> None:
         self._audit, self._deeds, self._acts = audit, deeds, acts
-        self._intents: Sequence[Line] = ()
 
     async def __aenter__(self) -> None:
-        self._intents = await self._audit.intend(self._acts)
+        for intent, deed in zip(await self._audit.intend(self._acts), self._deeds, strict=True):
+            deed.intent = intent
 
     async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        for intent, deed in zip(self._intents, self._deeds, strict=True):
-            self._audit.conclude(intent, deed.result or ("done" if error is None else _failure(error)))
+        for deed in self._deeds:
+            if deed.intent is not None:
+                self._audit.conclude(deed.intent, deed.result or ("done" if error is None else _failure(error)))
 
 
 def _act(request: web.Request, by: str, deed: Deed) -> Act:

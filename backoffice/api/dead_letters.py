@@ -170,7 +170,7 @@ async def requeue(call: Call[DryRun, RequeueIn]) -> web.Response:
     deeds = _deeds("dead_letters.requeue", call, ids)
     async with call.audited(*deeds):
         result = await call.bridge.dead.requeue(
-            ids, by=by, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run, note=_note(deeds)
+            ids, by=by, reason=wanted.reason, payload=wanted.payload, dry_run=dry_run, note=_note(call, deeds)
         )
     return reply(_answer(result, further, dry_run=dry_run))
 
@@ -181,7 +181,7 @@ async def discard(call: Call[DryRun, DiscardIn]) -> web.Response:
     ids, further = await _ids(call, call.body)
     deeds = _deeds("dead_letters.discard", call, ids)
     async with call.audited(*deeds):
-        result = await call.bridge.dead.discard(ids, dry_run=dry_run, note=_note(deeds))
+        result = await call.bridge.dead.discard(ids, dry_run=dry_run, note=_note(call, deeds))
     return reply(_answer(result, further, dry_run=dry_run))
 
 
@@ -194,14 +194,15 @@ def _deeds(action: str, call: Call[DryRun, Any], ids: Sequence[str]) -> list[Dee
     return [Deed(action, id, call.body.reason, shared) for id in ids]
 
 
-def _note(deeds: Sequence[Deed]) -> Note:
-    """One by one, so that those that are done are told although time is up for the rest."""
+def _note(call: Call[DryRun, Any], deeds: Sequence[Deed]) -> Note:
+    """One by one, so that those that are done are told although time is up for the rest, or this process is killed."""
     by_id = {deed.target: deed for deed in deeds}
 
     def note(id: str, code: str | None, new_id: str | None) -> None:
         if (deed := by_id.get(id)) is not None:
             done = "done" if new_id is None else f"done as {new_id}"
             deed.result = done if code is None else f"skipped {code}"
+            call.conclude(deed)
 
     return note
 
