@@ -26,10 +26,13 @@ async def until(predicate: Callable[[], Any], timeout: float = 10, *, what: Call
     try:
         async with asyncio.timeout(timeout + LAST_LOOK_S):
             while True:
-                answer = predicate()
-                value = await answer if inspect.isawaitable(answer) else answer
-                if value:
-                    return value
+                try:
+                    answer = predicate()
+                    value = await answer if inspect.isawaitable(answer) else answer
+                    if value:
+                        return value
+                except Unreachable as error:  # no answer yet
+                    value = error
                 if asyncio.get_running_loop().time() > deadline:  # redis-py may swallow the cancellation
                     break
                 await asyncio.sleep(PAUSE_S)  # noqa: TID251 - the one place that may

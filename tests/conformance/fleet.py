@@ -29,6 +29,7 @@ PERMANENT = re.compile(
     r"chat:\{\d+\}:(commands|settled|epoch|incarnation|history|dead|requeued|channel:.*|room:.*|user:.*)"
     r"|chat:\{nodes\}:(live|info|draining)|chat:\{meta\}"
 )
+PATIENT_S = 5.0  # for an answer: a busy machine may stall for longer than services wait
 ABRUPT_S = 0.3  # a node whose server is gone, or whose handler hangs, has no more time at a test's end
 
 
@@ -109,7 +110,7 @@ class Fleet:
 
     async def bridge(self, url: str | None = None, **settings: Any) -> Bridge:
         """A connected bridge; closed after the test."""
-        options = {"shards": 1, "lease_seconds": 1.0, "backoff_seconds": 0.01, **settings}
+        options = {"shards": 1, "lease_seconds": 1.0, "backoff_seconds": 0.01, "timeout": PATIENT_S, **settings}
         options.setdefault("registry", self.desk.registry)
         options.setdefault("telemetry", self.events.telemetry)
         return await self._stack.enter_async_context(Bridge.connect(url or self.server.url, **options))

@@ -15,7 +15,7 @@ from bridge.errors import Invalid
 from bridge.subscriptions import Subscriptions
 from bridge.telemetry import Disconnected, Resubscribed, StepFailed, Telemetry
 from tests.chatserver.unsent import publish_unsent
-from tests.conformance.fleet import Fleet
+from tests.conformance.fleet import PATIENT_S, Fleet
 from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.servers import Server
@@ -23,7 +23,7 @@ from tests.waiting import until
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, telemetry: Telemetry, timeout: float = 1.0) -> AsyncIterator[Subscriptions]:
+async def running(url: str, telemetry: Telemetry, timeout: float = PATIENT_S) -> AsyncIterator[Subscriptions]:
     redis = await Redis.connect(url, telemetry=telemetry, timeout=timeout)
     subscriptions = Subscriptions(redis, telemetry=telemetry)
     task = asyncio.create_task(subscriptions.run())
