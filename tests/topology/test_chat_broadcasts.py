@@ -79,7 +79,7 @@ async def talking(topology: Topology) -> AsyncIterator[Talk]:
     async with Bridge.connect(settings) as bridge:
         chat = Chat(bridge, settings)
         try:
-            node = await chat.start_node()
+            node = await answered(chat.start_node)
             for room in ROOMS:
                 await chat.done("room.open", f"room:{room}", {})
             talk = Talk(chat, [node.url])

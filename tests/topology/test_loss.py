@@ -103,9 +103,9 @@ async def test_a_primary_that_was_cut_off_with_the_publisher_is_wiped(
             for proxy in proxies:
                 proxy.cut()
             async with cut_off(old):
+                await load.more(10)
                 await sentinel.promoted(old)
                 await elapsed(10 if full else 2)
-                await load.more(10)
             for proxy in proxies:
                 proxy.heal()
             await until(lambda: party.publisher.redis.placement.primaries[0].port != old.port, 60)
