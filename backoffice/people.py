@@ -162,8 +162,8 @@ class People:
 
     # sessions
 
-    async def log_in(self, name: str, password: str, *, address: str, agent: str) -> tuple[str, Operator] | None:
-        """A new session's secret, and whose it is; None: name or password are wrong, and nobody learns which."""
+    async def log_in(self, name: str, password: str, *, address: str, agent: str) -> tuple[str, Session] | None:
+        """A new session and its secret; None: name or password are wrong, and nobody learns which."""
         hashed = await self._fits(name, password)
         if hashed is None:
             return None
@@ -174,7 +174,8 @@ class People:
             found = (await connection.execute(select(operators).where(*same).with_for_update(read=True))).first()
             if found is None:
                 return None
-            return await _begin(connection, name, address, agent), _operator(found)
+            secret, expires = await _begin(connection, name, address, agent)
+            return secret, Session(_operator(found), _digest(secret), expires)
 
     async def called(self, subject: str, names: Sequence[str]) -> tuple[str, Role | None]:
         """What somebody is called here whom the login provider knows, and their role: as before, or else the first name
@@ -208,7 +209,7 @@ class People:
             elif found.role != str(role):
                 await connection.execute(update(operators).where(mine).values(role=str(role)))
                 await connection.execute(delete(sessions).where(sessions.c.operator == found.name))
-            return await _begin(connection, found.name if found else name, address, agent)
+            return (await _begin(connection, found.name if found else name, address, agent))[0]
 
     async def session(self, secret: str) -> Session | None:
         """Whose session this is; None where it ended, was ended, or never was."""
@@ -303,13 +304,15 @@ async def _clear(connection: AsyncConnection) -> None:
     await connection.execute(delete(sessions).where(sessions.c.expires_at <= now_ms()))
 
 
-async def _begin(connection: AsyncConnection, name: str, address: str, agent: str) -> str:
+async def _begin(connection: AsyncConnection, name: str, address: str, agent: str) -> tuple[str, int]:
+    """The secret of a new session, and when it ends (ms)."""
     secret, now = secrets.token_urlsafe(32), now_ms()
+    expires = now + SESSION_S * 1000
     agent = agent.encode(errors="replace").decode()  # a header's bytes may be no text
     row = {"digest": _digest(secret), "operator": name, "created_at": now, "seen_at": now,
-           "expires_at": now + SESSION_S * 1000, "address": address[:64], "agent": agent[:200]}  # fmt: skip
+           "expires_at": expires, "address": address[:64], "agent": agent[:200]}  # fmt: skip
     await connection.execute(insert(sessions).values(row))
-    return secret
+    return secret, expires
 
 
 def _alive(now: int) -> ColumnElement[bool]:

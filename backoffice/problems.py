@@ -96,6 +96,8 @@ class Problem(Exception):
         self.code, self.detail, self.faults = code, detail, tuple(faults)
         self.status, self.title = CODES[code]
         self.headers = dict(headers or {})
+        if self.status == 401:
+            self.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
         self.members = members  # further members of the document, such as idempotency_key
 
     def document(self, request_id: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import orjson
 from aiohttp import hdrs, web
 from pydantic import ValidationError
 
-from backoffice.access import Access, caller_of, check_same_origin, unauthorized
+from backoffice.access import Access, caller_of, check_same_origin
 from backoffice.audit import Audit
 from backoffice.audit_rows import Act, Line
 from backoffice.history import History
@@ -209,12 +209,11 @@ def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitabl
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[LABEL] = label
-        if not route.writes:
-            return await answer(request)
         try:
             return await answer(request)
         except Problem as problem:
-            await refused(request, route.action, problem)
+            if route.writes or problem.code == "forbidden":
+                await refused(request, route.action, problem)
             raise
 
     return handle
@@ -241,7 +240,7 @@ async def authorise(route: Route, request: web.Request) -> tuple[Caller, Session
     if caller is None and route.role is not None:
         session = await _session(access, request)
         if session is None:
-            raise unauthorized("send a known token: Authorization: Bearer TOKEN")
+            raise Problem("unauthorized", "send a known token: Authorization: Bearer TOKEN")
         caller = request[CALLER] = caller_of(session.operator)
         if route.writes:
             check_same_origin(request, https=access.proxies.is_https(request))
@@ -269,7 +268,7 @@ def require(caller: Caller, least: Role) -> None:
 
 
 async def refused(request: web.Request, action: str, problem: Problem) -> None:
-    """Write to the audit chain that somebody wanted to change something and was not let, unless it says so already."""
+    """Write to the audit chain that somebody wanted something and was not let, unless it says so already."""
     if AUDITED in request:
         return
     by = request.get(CALLER, NOBODY).name

@@ -64,22 +64,21 @@ async def log_in(call: Call[NoQuery, LogIn]) -> web.Response:
     Wrong names and wrong passwords get the same answer. After a few failures each further try has to wait.
     """
     access, logins, request = call.request.app[ACCESS], call.request.app[LOGINS], call.request
-    if hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers:
-        check_same_origin(request, https=access.proxies.is_https(request))
+    check_same_origin(request, https=access.proxies.is_https(request))
     access.check_private(request)
     address, wanted = access.proxies.address(request), call.body
     name = wanted.name if re.fullmatch(NAME, wanted.name) else "-"
     with access.people.passwords.place(stranger=not logins.at_home(name, address)):  # first: it is no failure of theirs
         count_try(logins.throttle, *logins.keys(name, address))
         async with call.audited(Deed("session.log_in", f"operator:{name}")):
-            session = await access.people.log_in(
+            entered = await access.people.log_in(
                 name, wanted.password, address=address, agent=request.headers.get(hdrs.USER_AGENT, "")
             )
-            if session is None:
+            if entered is None:
                 raise Problem("unauthorized", "name or password is wrong")
             logins.succeeded(name, address)
-    secret, operator = session
-    response = reply(Me(operator.name, role_name(operator.role), operator.must_change, None))
+    secret, session = entered
+    response = reply(_me(session))
     access.set_cookie(request, response, secret)
     return response
 
@@ -89,7 +88,7 @@ async def me(call: Call[NoQuery, None]) -> web.Response:
     caller, session = call.caller, call.session
     if session is None:
         return reply(Me(caller.name, role_name(caller.role), False, None))
-    return reply(Me(caller.name, role_name(caller.role), session.operator.must_change, time_of(session.expires_at)))
+    return reply(_me(session))
 
 
 async def choose_password(call: Call[NoQuery, NewPassword]) -> web.Response:
@@ -128,6 +127,11 @@ def count_try(throttle: Throttle, *keys: str) -> None:
     if wait > 0:
         raise retry("rate_limited", f"too many failures; try again in {wait:.0f} s", wait)
     throttle.failed(*keys)
+
+
+def _me(session: Session) -> Me:
+    operator = session.operator
+    return Me(operator.name, role_name(operator.role), operator.must_change, time_of(session.expires_at))
 
 
 def _own(session: Session | None) -> Session:

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
-from backoffice.access import caller_of, unauthorized
+from backoffice.access import caller_of
 from backoffice.api import session as api
 from backoffice.intake import Body, NoQuery, check, read_form
 from backoffice.operators import Caller
@@ -89,7 +89,7 @@ async def prefer(request: web.Request, _words: Words) -> web.StreamResponse:
 async def _session(request: web.Request, action: str) -> tuple[Session, Caller]:
     session = await request.app[ACCESS].session(request)
     if session is None:
-        await refused(request, action, unauthorized("log in"))
+        await refused(request, action, Problem("unauthorized", "log in"))
         raise web.HTTPSeeOther(f"/login?{urlencode({'next': '/'})}")
     request[CALLER] = caller_of(session.operator)
     return session, request[CALLER]

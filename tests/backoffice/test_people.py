@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -81,12 +82,15 @@ async def test_the_first_admin_logs_in_and_acts(browser: Browser) -> None:
         {"Sec-Fetch-Site": "same-site"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
-        {"X-Nothing": "said"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": ""},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "here"},
     ],
     ids=str,
 )
 async def test_another_site_cannot_act_with_the_cookie(browser: Browser, headers: dict[str, str]) -> None:
     await browser.log_in("admin", PASSWORD)
+    headers = {name: browser.url if value == "here" else value for name, value in headers.items()}
     status, problem = await browser.call("DELETE", "/nodes/node-a/drain", None, **headers)
     assert (status, problem["code"]) == (403, "forbidden")
     assert (await browser.call("GET", "/nodes", None, **headers))[0] == 200
@@ -97,6 +101,23 @@ async def test_an_old_browser_is_known_by_its_origin(browser: Browser) -> None:
     assert (await browser.call("DELETE", "/session", None, Origin=browser.url))[0] == 200
 
 
+async def test_a_program_with_a_cookie_jar_logs_in_acts_and_logs_out(browser: Browser) -> None:
+    says_nothing = {"X-Nothing": "said"}
+    entered = await browser.call("POST", "/session", {"name": "admin", "password": PASSWORD}, **says_nothing)
+    assert entered[0] == 200
+    room = {"type": "room.open", "subject": "room:lobby", "payload": {}}
+    assert (await browser.call("POST", "/commands", room, **says_nothing))[0] == 202
+    assert (await browser.call("DELETE", "/session", None, **says_nothing))[0] == 200
+
+
+async def test_who_logs_in_is_told_when_the_session_ends(browser: Browser) -> None:
+    _, entered = await browser.call("POST", "/session", {"name": "admin", "password": PASSWORD})
+    ends = datetime.fromisoformat(entered["expires_at"])
+    age = int(browser.cookie["max-age"])
+    assert timedelta(0) <= timedelta(seconds=age) - (ends - datetime.now(UTC)) < timedelta(minutes=5)
+    assert (await browser.call("GET", "/session"))[1] == entered
+
+
 async def test_wrong_name_and_wrong_password_get_the_same_answer(browser: Browser) -> None:
     answers = [
         (await browser.call("POST", "/session", {"name": name, "password": "wrong"}))
@@ -105,6 +126,11 @@ async def test_wrong_name_and_wrong_password_get_the_same_answer(browser: Browse
     for status, problem in answers:
         assert (status, problem["code"], problem["detail"]) == (401, "unauthorized", "name or password is wrong")
     assert browser.cookie is None
+
+
+async def test_a_wrong_password_is_answered_with_what_programs_can_do(api: Api) -> None:
+    answer = await api.as_(None).post("/session", {"name": "admin", "password": "wrong"})
+    assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
 
 
 async def test_guesses_are_throttled_by_name_and_by_address(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
