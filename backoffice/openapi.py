@@ -183,10 +183,19 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     path = [_text(name, "path", route.parts.get(name, TextIn(""))) for name in re.findall(r"{(\w+)}", route.path)]
     schema = route.query.model_json_schema()
     query = [
-        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": parameter}
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": _text_of(parameter)}
         for name, parameter in schema.get("properties", {}).items()
     ]
     return path + query + [_text(name, "header", text) for name, text in route.headers.items()]
+
+
+def _text_of(schema: Schemas) -> Schemas:
+    """A parameter's schema, with what no text of a query may hold."""
+    if schema.keys() & {"pattern", "format", "enum", "const"}:
+        return schema
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [_text_of(each) for each in schema["anyOf"]]}
+    return {**schema, "pattern": r"^[^\x00]*$"} if schema.get("type") == "string" else schema
 
 
 def _text(name: str, place: str, text: TextIn) -> dict[str, Any]:

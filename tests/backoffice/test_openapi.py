@@ -91,6 +91,21 @@ async def test_a_plugins_command_is_described_like_any_other(bridge_settings: Br
         assert [fault["path"] for fault in answer.json["errors"]] == ["/payload/count", "/payload/colour"]
 
 
+async def test_no_text_of_a_query_may_hold_what_is_refused(api: Api) -> None:
+    texts = [
+        schema
+        for _, _, operation in operations(await document(api))
+        for parameter in operation["parameters"]
+        if parameter["in"] == "query" and "format" not in parameter["schema"]
+        for schema in parameter["schema"].get("anyOf", [parameter["schema"]])
+        if schema.get("type") == "string"
+    ]
+    assert len(texts) > 10
+    for schema in texts:
+        refused = "pattern" in schema and not re.search(schema["pattern"], "a\0b")
+        assert refused or schema.keys() & {"format", "enum", "const"}, schema
+
+
 @pytest.mark.parametrize("path", ["/commands/{id}", "/nodes", "/rooms", "/sanctions", "/dead", "/shards"])
 async def test_answers_have_the_documented_fields_and_no_others(api: Api, node: Bridge, path: str) -> None:
     await api.issue("room.open", "room:lobby", {}, wait=10)
