@@ -75,7 +75,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  else "$$python" -m venv --clear --without-pip .venv; fi; \
 	fi; \
 	if [ -n "$$uv" ]; then install="$$uv pip install --quiet --python $(BIN)/python"; \
-	else install="$$python -m pip --python $(BIN)/python install -qq --disable-pip-version-check"; fi; \
+	else install="$$python -m pip --python $(BIN)/python install -qq --disable-pip-version-check --retries 10 --timeout 60"; fi; \
 	echo "installing requirements.lock"; \
 	$$install --no-deps --require-hashes -r requirements.lock; \
 	$$install --no-deps --no-build-isolation --editable .

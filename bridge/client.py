@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from bridge import survey
 from bridge.channels import Channel, Channels, Progress
 from bridge.config import BridgeSettings
-from bridge.connection import Redis
+from bridge.connection import START_TIMEOUT_S, Redis
 from bridge.dead_letters import DeadLetters
 from bridge.embedded import EmbeddedServer
 from bridge.envelope import Position, Publication, decode_publication
@@ -110,7 +110,9 @@ class Bridge:
         async with contextlib.AsyncExitStack() as stack:
             url = await _server_url(config.redis_url.get_secret_value(), stack)
             try:
-                redis = await Redis.connect(url, telemetry=telemetry, timeout=timeout, scripts=_SCRIPTS)
+                redis = await Redis.connect(
+                    url, telemetry=telemetry, timeout=timeout, scripts=_SCRIPTS, patience_s=START_TIMEOUT_S
+                )
             except Unreachable as error:
                 setting = "BRIDGE_REDIS_URL" if isinstance(where, BridgeSettings) else "its URL"
                 raise Unreachable(f"Redis does not answer: {error}; is {setting} right?") from None
@@ -296,7 +298,8 @@ class Bridge:
 async def examine(config: BridgeSettings) -> SelfCheck:
     """One look of the self-check at servers that ``connect`` may refuse. Raises Unreachable, Misconfigured."""
     async with contextlib.AsyncExitStack() as stack:
-        redis = await Redis.connect(await _server_url(config.redis_url.get_secret_value(), stack), scripts=_SCRIPTS)
+        url = await _server_url(config.redis_url.get_secret_value(), stack)
+        redis = await Redis.connect(url, scripts=_SCRIPTS, patience_s=START_TIMEOUT_S)
         stack.push_async_callback(redis.close)
         check = SelfCheck(redis, Keys(config.namespace), config, Telemetry(), publishes=False)
         await check.step()

@@ -20,6 +20,7 @@ from bridge.topology import Placement, Topology
 from bridge.urls import topology_of
 
 DEFAULT_TIMEOUT_S = 1.0  # per call and per connection attempt; fail-over detection must be at least twice that
+START_TIMEOUT_S = 10.0  # for the first connection of a process: Redis may be as busy as the machine is at its start
 LOOK_EVERY_S = 1.0  # for primaries that moved without telling us
 LOOK_OFTEN_S = 0.2  # while one is not connected
 _RECONNECT_FIRST_S, _RECONNECT_MOST_S = 0.02, 0.5
@@ -48,9 +49,11 @@ class Server:
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def open(self) -> None:
-        """Connect once. Raises Unreachable, or Misconfigured."""
-        link = await Link.open(self.endpoint, timeout=self._timeout, scripts=self._scripts, on_lost=self._lost)
+    async def open(self, patience_s: float = 0.0) -> None:
+        """Connect once, and take longer than a call may if need be. Raises Unreachable, or Misconfigured."""
+        link = await Link.open(
+            self.endpoint, timeout=self._timeout, patience_s=patience_s, scripts=self._scripts, on_lost=self._lost
+        )
         if self._closed:
             link.close()
             return
@@ -126,11 +129,17 @@ class Redis:
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
-    async def connect(cls, url: str, **options: Any) -> Redis:
-        """Connected, with all ``scripts`` loaded. Raises Unreachable, or Misconfigured."""
+    async def connect(cls, url: str, *, patience_s: float = 0.0, **options: Any) -> Redis:
+        """Connected, with all ``scripts`` loaded; a server without others has ``patience_s`` to let us in.
+
+        Raises Unreachable, or Misconfigured.
+        """
         redis = cls(url, **options)
+        if not redis._topology.fixed:  # one of several that is silent may be about to be replaced
+            patience_s = 0.0
         try:
-            await redis._place(await redis._topology.look(redis.timeout), Server.open)
+            placement = await redis._topology.look(max(redis.timeout, patience_s))
+            await redis._place(placement, lambda server: server.open(patience_s))
         except BaseException:
             await redis.close()
             raise

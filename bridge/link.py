@@ -108,20 +108,30 @@ class Link(asyncio.Protocol):
 
     @classmethod
     async def open(
-        cls, endpoint: Endpoint, *, timeout: float, scripts: Sequence[Script] = (), **callbacks: Any
+        cls,
+        endpoint: Endpoint,
+        *,
+        timeout: float,
+        patience_s: float = 0.0,
+        scripts: Sequence[Script] = (),
+        **callbacks: Any,
     ) -> Link:
-        """Connect, greet and load ``scripts``. Raises Unreachable, or Misconfigured where Redis refuses us."""
-        link = cls(endpoint, timeout=timeout, **callbacks)
+        """Connect, greet and load ``scripts``, which may take ``patience_s`` where that is longer than ``timeout``.
+
+        Raises Unreachable, or Misconfigured where Redis refuses us.
+        """
+        link = cls(endpoint, timeout=max(timeout, patience_s), **callbacks)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(link._timeout):
                 await link._connect()
                 await link._greet(scripts)
+            link._from_now_on(timeout)
             if not link.up:  # it went right after its last answer
                 raise Unreachable(f"{endpoint}: {link._cause}")
             link._subscribes = link._on_push is not None
         except (OSError, TimeoutError) as error:
             link.close("never came up")
-            raise Unreachable(f"{endpoint}: {str(error) or f'no answer within {timeout:g} s'}") from error
+            raise Unreachable(f"{endpoint}: {str(error) or f'no answer within {link._timeout:g} s'}") from error
         except BaseException:
             link.close("never came up")
             raise
@@ -149,6 +159,13 @@ class Link(asyncio.Protocol):
             if isinstance(answer, BaseException):
                 raise answer
         self.mode = told.result()[b"mode"].decode()
+
+    def _from_now_on(self, timeout: float) -> None:
+        """Nothing is waited for at this moment."""
+        self._timeout = timeout
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def send(self, *arguments: Argument) -> asyncio.Future[Any]:
         """Queue a call; it leaves with all others of this turn of the loop.

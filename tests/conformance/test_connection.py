@@ -242,6 +242,15 @@ async def test_nobody_there_is_unreachable(server: Server) -> None:
         await Redis.connect(f"unix://{server.directory}/nobody.sock")
 
 
+async def test_a_server_that_is_slow_to_let_us_in_is_waited_for_at_the_start_only(proxy: Proxy) -> None:
+    proxy.delay(0.3)
+    with pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
+        await Redis.connect(proxy.url, timeout=0.2)
+    async with connected(proxy.url, timeout=0.2, patience_s=30) as redis:
+        with pytest.raises(Unreachable, match=r"no answer within 0\.2 s"):
+            await redis.call("PING")
+
+
 async def test_a_wrong_password_is_a_matter_of_settings(start_server: Callable[..., Server], engine: str) -> None:
     server = start_server(engine, tcp=True)
     await server.client().config_set("requirepass", "secret")
