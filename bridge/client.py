@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from bridge.keys import Keys
 from bridge.node import SCRIPTS as NODE_SCRIPTS
 from bridge.node import Node, Stats
 from bridge.outcomes import Outcomes
+from bridge.process import host_name
 from bridge.publisher import Publisher, Receipt
 from bridge.receipts import Receipts
 from bridge.record import Outcome
@@ -251,7 +254,7 @@ class Bridge:
 
     async def serve(
         self,
-        node: str,
+        node: str | None = None,
         *,
         url: str = "",
         stats: Stats = dict,
@@ -260,12 +263,13 @@ class Bridge:
     ) -> None:
         """Join the group as ``node`` and handle commands until cancelled; then drain, settle and hand over.
 
+        None: named after this machine and process, and unlike any other.
         ``stats`` tells sessions and rooms for the lists; ``draining`` is set while operators ask this node to drain.
         Raises NameTaken where a live node has the name.
         """
         stopping = asyncio.Event()
         member = Node(
-            node,
+            f"{host_name()[:45]}-{os.getpid()}-{secrets.token_hex(2)}" if node is None else node,
             url=url,
             redis=self.redis,
             keys=self.keys,

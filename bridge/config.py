@@ -114,11 +114,11 @@ class BridgeSettings(Settings):
     backoff_seconds: float = Field(0.2, gt=0, le=10)
     max_in_flight: int = Field(100, ge=1, le=10_000)
     backlog_limit: int = Field(10_000, ge=1, le=10_000_000)
-    outcome_seconds: int = Field(3600, ge=60, le=31_536_000)
-    settled_length: int = Field(10_000, ge=100, le=10_000_000)
-    dead_length: int = Field(10_000, ge=10, le=1_000_000)
-    channel_length: int = Field(1000, ge=10, le=1_000_000)
-    history_length: int = Field(1000, ge=10, le=1_000_000)
+    outcome_seconds: int = Field(3600, ge=1, le=31_536_000)
+    settled_length: int = Field(10_000, ge=1, le=10_000_000)
+    dead_length: int = Field(10_000, ge=1, le=1_000_000)
+    channel_length: int = Field(1000, ge=1, le=1_000_000)
+    history_length: int = Field(1000, ge=1, le=1_000_000)
     allow_volatile: bool = False
     wait_replicas: int = Field(0, ge=0, le=10)  # that must have a command before it counts as accepted
     journal: Path | None = None  # a directory; None or "off": this process keeps none

@@ -33,7 +33,7 @@ ENDED: frozenset[State] = frozenset({"done", "rejected", "expired", "dead", "can
 _TOLD = (b"type", b"subject", b"by", b"reason", b"origin")
 
 P = TypeVar("P")
-StateValue = str | dict[str, str] | list[str] | None
+StateValue = str | dict[str, str] | list[str] | list[dict[str, str]] | None
 
 
 class BadEntry(BridgeError):
@@ -122,9 +122,9 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
             _milliseconds(b"at", fields[b"at"]),
             reason=_reason(fields.get(b"reason")),
             expires=_milliseconds(b"expires", fields[b"expires"]) if b"expires" in fields else None,
-            idem=_text(fields, b"idem"),
-            origin=_text(fields, b"origin"),
-            traceparent=_text(fields, b"traceparent"),
+            idem=_matching_if_given(IDEMPOTENCY_KEY, "idem", fields),
+            origin=_matching_if_given(COMMAND_ID, "origin", fields),
+            traceparent=_text(fields, b"traceparent"),  # one that is malformed is no fault: W3C Trace Context, 4.2
             due=_milliseconds(b"due", fields[b"due"]) if b"due" in fields else None,
         )
     except KeyError as error:
@@ -216,6 +216,11 @@ def _matching(pattern: re.Pattern[str], name: str, value: bytes) -> str:
     return text
 
 
+def _matching_if_given(pattern: re.Pattern[str], name: str, fields: Mapping[bytes, bytes]) -> str | None:
+    value = fields.get(name.encode())
+    return None if value is None else _matching(pattern, name, value)
+
+
 def _by(value: bytes) -> str:
     by = value.decode()
     if not 1 <= len(by) <= MAX_BY_CHARS:
@@ -266,7 +271,10 @@ class Command(Generic[P]):
         return self.subject.partition(":")[2]
 
     async def read(self, name: str) -> StateValue:
-        """The subject's state ``name``: str, dict (hash), list (list, set, sorted set by score) or None."""
+        """The subject's state ``name``: str, dict (hash), list (list, set, sorted set by score) or None.
+
+        A stream is the list of its entries' fields, oldest first, of no more than its last 1,000 entries.
+        """
         return await self.reader.read(self.subject, name)
 
     async def publications(self) -> list[Publication]:

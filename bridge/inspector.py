@@ -278,7 +278,9 @@ def state_reader(redis: Redis, keys: Keys, channels: Channels, shards: int) -> S
             case b"string":
                 return str(value.decode())
             case b"hash":
-                return dict(zip((f.decode() for f in value[::2]), (v.decode() for v in value[1::2]), strict=True))
+                return _texts(value)
+            case b"stream":
+                return [_texts(fields) for _, fields in reversed(value)]
         return [member.decode() for member in value or ()]
 
     async def publications(subject: str) -> Any:
@@ -288,6 +290,11 @@ def state_reader(redis: Redis, keys: Keys, channels: Channels, shards: int) -> S
             raise StateUnavailable(str(error)) from error
 
     return StateReader(read, publications)
+
+
+def _texts(flat: list[bytes]) -> dict[str, str]:
+    """Names and values in turn."""
+    return dict(zip((name.decode() for name in flat[::2]), (value.decode() for value in flat[1::2]), strict=True))
 
 
 def _readable(shard: int, entry_id: str, fields: list[bytes]) -> Envelope | None:

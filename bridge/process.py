@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import socket
 import sys
 from pathlib import Path
 
@@ -19,6 +21,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def host_name() -> str:
+    """This machine's name, as a node may be called."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).lstrip(".-")[:63] or "node"
 
 
 def write_json(path: Path, value: object, *, mode: int = 0o666) -> None:

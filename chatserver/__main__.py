@@ -26,7 +26,6 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings, bridge_settings = load(ChatSettings), load(BridgeSettings)
-        settings.check_origins()
         if arguments.settings:
             return print_settings(settings, bridge_settings)
         configure(as_json=settings.log_json, node=settings.node_name)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import socket
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -13,15 +12,10 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from bridge.chat.commands import MAX_TEXT_CHARS
 from bridge.config import Settings
 from bridge.envelope import NODE_NAME
-from bridge.errors import Misconfigured
+from bridge.process import host_name
 
 ANY_ORIGIN = "*"
 NO_ORIGIN = "none"
-
-
-def host_name() -> str:
-    """This machine's name, as a node may be called."""
-    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).lstrip(".-")[:63] or "node"
 
 
 class ChatSettings(Settings):
@@ -39,7 +33,9 @@ class ChatSettings(Settings):
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="web pages that may connect, such as https://chat.example; * = any; none = only programs"
+        (),
+        description="web pages that may connect, such as https://chat.example; * = any; none = only programs; "
+        "empty = programs and pages of the node's own address",
     )
     messages_per_s: float = Field(20, gt=0, le=1000)
     text_chars: int = Field(500, ge=1, le=MAX_TEXT_CHARS)
@@ -58,13 +54,19 @@ class ChatSettings(Settings):
         """The origins that are named."""
         return tuple(origin for origin in self.origins if origin not in (ANY_ORIGIN, NO_ORIGIN))
 
-    def check_origins(self) -> None:
-        """Raises Misconfigured where nobody has said which pages may connect: forgotten, or programs only?"""
-        if not self.origins:
-            raise Misconfigured(
-                "CHATSERVER_ORIGINS is not set; set it to the web pages that may connect, such as "
-                f"https://chat.example, to {NO_ORIGIN} if only programs connect, or to {ANY_ORIGIN} for any page"
-            )
+    def lets_in(self, origin: str | None, host: str) -> bool:
+        """Whether a page of ``origin`` may connect to this node, which it calls ``host``; None: a program does.
+
+        A page's script cannot forge its Origin. Where nobody has said which pages may, those of the node's own
+        address may, whichever scheme a proxy before it speaks.
+        """
+        if origin is None or ANY_ORIGIN in self.origins or origin in self.pages:
+            return True
+        try:
+            own = urlsplit(origin).netloc.lower() == host.lower() != ""
+        except ValueError:
+            own = False
+        return own and not self.origins
 
     @field_validator("origins", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
-from websockets.frames import BINARY, Frame
+from websockets.frames import BINARY, CloseCode, Frame
 from websockets.protocol import CLOSING, OPEN
 
 from chatserver.frames import Close
@@ -17,6 +17,7 @@ from chatserver.limits import Bucket, Limits
 
 OUTBOX_BYTES: Final = 256 * 1024  # what may wait for a client, besides the answer to its own last frame
 CLOSE_TIMEOUT_S: Final = 3.0  # for a client to take note of a close; then the socket is cut
+LAST_BYTES: Final = 64 * 1024  # of what a client had on the way when we closed, its own close frame behind it
 MAX_REASON_BYTES: Final = 120  # a close frame has room for 123
 STALLED_S: Final = 10.0  # for a client to take most of what waits for it
 SEND_BUFFER_BYTES: Final = 64 * 1024  # the kernel's share of an outbox: it would grow to megabytes by itself
@@ -70,6 +71,7 @@ class Connection(ServerConnection):
         self._asked_bytes = 0  # of its handshake
         self._answering = 0  # bytes in the outbox when the last answer was added to it
         self._frames = Bucket()
+        self._since_closed = 0  # bytes that came after our close frame
         self._hearing = self._turned_away = False
         self._cut: asyncio.TimerHandle | None = None
 
@@ -110,13 +112,25 @@ class Connection(ServerConnection):
             self.shut(Close.SLOW_READER, "the client does not read")
 
     def shut(self, code: int, reason: str) -> None:
-        """Close now: a close frame, then the end of the stream; what the client still sends is ignored."""
+        """Begin to close: a close frame, then nothing more; what the client still sends is ignored.
+
+        It has a moment for its own close frame (RFC 6455, 7.1.2). An end of the stream right behind ours would
+        have some clients report 1006, whose answer does not get through any more.
+        """
         if self.protocol.state is not OPEN:
             return
-        self.closed_with = code
-        self.protocol.fail(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
+        self.protocol.send_close(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
         self.send_data()
+        self.closed_with = code
         self._cut = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+    def _hears_out(self, part: bytes) -> bool:
+        """Whether to look for the client's close frame in what it sends after ours: not for long."""
+        self._since_closed += len(part)
+        if self._since_closed > LAST_BYTES and not self.protocol.eof_sent:
+            self.protocol.fail(CloseCode.ABNORMAL_CLOSURE)  # it sends no second close frame
+            self.send_data()
+        return self._since_closed <= LAST_BYTES
 
     def _overflows(self) -> bool:
         return self.transport.get_write_buffer_size() > OUTBOX_BYTES + self._answering
@@ -138,9 +152,10 @@ class Connection(ServerConnection):
         # The layer below takes whatever it is given apart at once, and answers every ping in it:
         # tens of thousands in one read of the socket. So it is given little at a time.
         for start in range(0, len(data), SLICE_BYTES):
-            if self.closed_with is not None:
+            part = data[start : start + SLICE_BYTES]
+            if self.closed_with is not None and not self._hears_out(part):
                 break
-            self._take(data[start : start + SLICE_BYTES])
+            self._take(part)
         if self.protocol.state is CLOSING and self._cut is None:
             self._cut = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
         return None
@@ -168,7 +183,20 @@ class Connection(ServerConnection):
         if self._hearing and not self._turned_away and isinstance(self.protocol.handshake_exc, InvalidMessage):
             self._turned_away = True
             self.transport.write(_BAD_REQUEST)
-        super().send_data()
+        if self.closed_with is None:
+            return super().send_data()
+        # Nothing follows our close frame: no answers to pings, only the end.
+        if b"" in self.protocol.data_to_send():
+            self._end()
+        return None
+
+    def _end(self) -> None:
+        """As the layer below ends a stream."""
+        if not self.transport.can_write_eof():
+            return self.transport.close()
+        with contextlib.suppress(OSError, RuntimeError):
+            self.transport.write_eof()
+        return None
 
     def process_event(self, event: Any) -> None:
         if self.request is not None and self.protocol.state is OPEN:

@@ -15,7 +15,7 @@ import orjson
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
-from websockets.typing import Origin, Subprotocol
+from websockets.typing import Subprotocol
 
 import chatserver.handlers  # noqa: F401 - registers them
 from bridge.channels import Channel
@@ -27,7 +27,7 @@ from bridge.errors import BridgeError, Misconfigured
 from bridge.findings import REFUSE
 from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
 from chatserver.auth import tokens_for
-from chatserver.config import ANY_ORIGIN, ChatSettings
+from chatserver.config import ChatSettings
 from chatserver.connection import Connection, Handshakes
 from chatserver.control import Control
 from chatserver.follower import Follower
@@ -215,6 +215,8 @@ class ChatNode:
 
         async def request(connection: ServerConnection, request: Request) -> Response | None:
             response = await health.respond(request)
+            if response is None and not settings.lets_in(*_where_from(request)):
+                return connection.respond(403, "Pages of this origin may not connect: see CHATSERVER_ORIGINS.\n")
             if response is None and self._is_going():
                 return connection.respond(503, "This node is going away; connect to another.\n")
             return response
@@ -232,8 +234,6 @@ class ChatNode:
             connected,
             settings.host,
             settings.port,
-            # A page's script cannot forge its Origin; programs send none.
-            origins=None if ANY_ORIGIN in settings.origins else [None, *map(Origin, settings.pages)],
             select_subprotocol=_select,
             compression=None,  # 33 KiB a connection, and frames are built once for all of them
             process_request=request,
@@ -326,6 +326,12 @@ def _select(connection: ServerConnection, offered: Any) -> Subprotocol | None:
     if PROTOCOL in offered:
         return Subprotocol(PROTOCOL)
     return offered[0] if offered else None
+
+
+def _where_from(request: Request) -> tuple[str | None, str]:
+    """Origin and Host, as browsers send them: once each."""
+    origins, hosts = request.headers.get_all("Origin"), request.headers.get_all("Host")
+    return (", ".join(origins) if origins else None), ", ".join(hosts)
 
 
 async def _attempt(call: Coroutine[Any, Any, None]) -> str | None:

@@ -1,4 +1,4 @@
--- read_state: one key's value, whatever its type.
+-- read_state: one key's value, whatever its type; of a stream the last thousand entries, newest first.
 -- KEYS  1 key
 -- returns {type, value}
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -12,5 +12,7 @@ elseif kind == 'set' then
   return {kind, redis.call('SMEMBERS', KEYS[1])}
 elseif kind == 'list' then
   return {kind, redis.call('LRANGE', KEYS[1], 0, -1)}
+elseif kind == 'stream' then
+  return {kind, redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1000)}
 end
 return {kind, false}

@@ -106,7 +106,7 @@ FIELDS: list[tuple[Any, list[str]]] = [
     (changed(type="notice.post", payload={"text": "x" * 1001}), ["/payload/text"]),
     (changed(type="notice.post", payload={"text": "x", "level": "loud"}), ["/payload/level"]),
     (changed(type="message.delete", payload={}), ["/payload"]),
-    (changed(type="message.delete", payload={"message_ids": ["x"]}), ["/payload/message_ids/0"]),
+    (changed(type="message.delete", payload={"message_ids": ["x y"]}), ["/payload/message_ids/0"]),
     (changed(payload={"user": "u7", "x": nested(MAX_DEPTH + 1)}), [""]),
     (changed(payload={"user": "u7", "seconds": 1 << 63}), ["/payload/seconds"]),
 ]

@@ -45,8 +45,8 @@ envelopes = st.builds(
     at=st.integers(0, YEAR_10000 - 1),
     reason=maybe,
     expires=st.none() | st.integers(0, YEAR_10000 - 1),
-    idem=maybe,
-    origin=maybe,
+    idem=st.none() | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=200),
+    origin=st.none() | st.builds("7-{}-{}".format, st.integers(1, 10**13), st.integers(0, 2**53)),
     traceparent=maybe,
 )
 
@@ -72,6 +72,10 @@ def test_an_entry_that_was_written_again_keeps_its_public_id() -> None:
     assert decode(7, "9-9", fields(id=b"7-5-5")).id == "7-5-5"
 
 
+def test_a_trace_that_nobody_can_follow_keeps_no_command_from_being_handled() -> None:
+    assert decode(7, "9-9", fields(traceparent=b"xx")).type
+
+
 @pytest.mark.parametrize("name", ["type", "subject", "payload", "by", "at"])
 def test_a_missing_field_makes_an_entry_undecodable(name: str) -> None:
     with pytest.raises(BadEntry, match=f"'{name}' is missing") as caught:
@@ -88,6 +92,8 @@ def test_a_missing_field_makes_an_entry_undecodable(name: str) -> None:
         {"by": b"\xff"}, {"reason": b"\xff\xfe"}, {"at": b"soon"}, {"at": b"-1"}, {"at": b"9" * 30},
         {"expires": b""}, {"expires": b"1.5"}, {"expires": b"9" * 5000}, {"expires": b"9" * 20},
         {"id": b"8-1-1"}, {"id": b"1-1"}, {"id": b"7-1-1 "}, {"id": b"\xff"},
+        {"idem": b""}, {"idem": b"a b"}, {"idem": b"x" * 201}, {"idem": "é".encode()},
+        {"origin": b""}, {"origin": b"zz"}, {"origin": b"7-1"}, {"origin": b"7-1-1\n"},
     ],
 )  # fmt: skip
 def test_a_malformed_field_makes_an_entry_undecodable(changes: dict[str, bytes]) -> None:

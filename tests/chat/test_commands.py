@@ -95,7 +95,11 @@ def test_good_payloads_are_taken(type: str, payload: dict[str, Any]) -> None:
         ("message.delete", {"message_ids": ["1-abcdef"], "user": "u7", "since": 5}, [""]),
         ("message.delete", {"message_ids": []}, ["/message_ids"]),
         ("message.delete", {"message_ids": ["1-abcdef"] * 201}, ["/message_ids"]),
-        ("message.delete", {"message_ids": ["1-abcdef", "x", 5]}, ["/message_ids/1", "/message_ids/2"]),
+        (
+            "message.delete",
+            {"message_ids": ["1-abcdef", "x y", 5, "x" * 65, ""]},
+            [f"/message_ids/{i}" for i in (1, 2, 3, 4)],
+        ),
         *(
             ("message.delete", {"user": "u7", "since": s}, ["/since"])
             for s in (-1, True, 1.5, "5", "yesterday", "2026-02-31T00:00:00Z", "2026-02-01T00:00:00", [], {})

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from websockets.frames import CONT, PING, TEXT, Opcode
+from websockets.frames import CLOSE, CONT, PING, TEXT, Opcode
 
-from chatserver.connection import MAX_HANDSHAKE_BYTES, OUTBOX_BYTES
+from chatserver.connection import LAST_BYTES, MAX_HANDSHAKE_BYTES, OUTBOX_BYTES
 from tests.chatserver.client import token
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.waiting import until
@@ -114,6 +114,35 @@ async def test_a_flood_of_pings_is_cut_before_it_is_answered(chat: Chat, unit: b
         assert answered < 1500
         assert here.socket.transport.get_write_buffer_size() <= OUTBOX_BYTES
         await until(lambda: not node.node.hub.clients)
+
+
+async def test_a_client_has_a_moment_for_its_own_close_frame_and_nothing_else_is_answered(
+    chat: Chat, node: RunningNode
+) -> None:
+    """The end of the stream right behind ours would make some clients report 1006."""
+    async with raw(node) as client:
+        await client.upgraded()
+        client.writer.write(frame(TEXT, b'{"type": "auth", "id": 1, "token": "%s"}' % token("u1").encode()))
+        await client.reader.readuntil(b'"type":"ready"')
+        await chat.done("user.kick", "user:u1")
+        await client.reader.readuntil(struct.pack("!H", 4503) + b"kicked")
+        client.writer.write(frame(PING, b"after"))
+        other = await chat.client(node, "u2", "lobby")  # the node has had time for both
+        await other.ask("ping")
+        assert not client.reader.at_eof()
+        client.writer.write(frame(CLOSE, struct.pack("!H", 4503)))
+        assert await client.rest() == b""
+
+
+async def test_who_goes_on_sending_after_the_close_is_not_listened_to_for_long(chat: Chat, node: RunningNode) -> None:
+    async with raw(node) as client:
+        await client.upgraded()
+        (here,) = node.node.hub.clients
+        here.socket.shut(4503, "kicked")
+        client.writer.write(frame(TEXT, bytes(4000)) * (2 * LAST_BYTES // 4000))
+        heard = await client.rest()
+        assert heard.endswith(struct.pack("!H", 4503) + b"kicked")
+        assert here.socket.protocol.eof_sent
 
 
 async def test_fragments_count_as_frames(node: RunningNode) -> None:

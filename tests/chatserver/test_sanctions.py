@@ -285,7 +285,7 @@ async def test_a_user_s_messages_since_a_time_are_deleted_and_the_rest_stays(cha
 async def test_deleting_the_unknown_is_done_and_deletes_nothing(chat: Chat, node: RunningNode) -> None:
     client = await chat.client(node, "u1", "lobby")
     said = await client.say("lobby", "x")
-    payload = {"message_ids": ["99-abcdef01", said["message_id"]]}
+    payload = {"message_ids": ["99-abcdef01", "nope", "m:5", said["message_id"]]}
     assert (await chat.done("message.delete", "room:lobby", payload)).result == {"deleted": 1}
     assert (await chat.done("message.delete", "room:lobby", payload)).result == {"deleted": 0}
 

@@ -183,6 +183,19 @@ async def test_no_page_may_connect_where_only_programs_may(chat: Chat) -> None:
         assert json.loads(await client.socket.recv())["type"] == "hello"
 
 
+async def test_where_nothing_is_said_programs_and_pages_of_the_node_s_own_address_may(chat: Chat) -> None:
+    node = await chat.start_node(origins="")
+    here = node.http.removeprefix("http://")
+    for origin in (None, f"http://{here}", f"https://{here.upper()}"):
+        async with connected(node.url, origin=origin) as client:
+            assert json.loads(await client.socket.recv())["type"] == "hello"
+    for origin in ("https://evil.example", f"http://{here}.evil.example", "null", "http://[", f"http://{here}, null"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connected(node.url, origin=origin):
+                pass
+        assert refused.value.response.status_code == 403
+
+
 async def test_pages_of_other_origins_may_not_connect(chat: Chat) -> None:
     node = await chat.start_node(origins="https://chat.example")
     async with connected(node.url, origin="https://chat.example") as client:

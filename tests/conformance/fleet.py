@@ -115,8 +115,8 @@ class Fleet:
         options.setdefault("telemetry", self.events.telemetry)
         return await self._stack.enter_async_context(Bridge.connect(url or self.server.url, **options))
 
-    def serve(self, bridge: Bridge, name: str = "node-a") -> asyncio.Task[None]:
-        """Let a bridge join as a node; cancelled after the test."""
+    def serve(self, bridge: Bridge, name: str | None = "node-a") -> asyncio.Task[None]:
+        """Let a bridge join as a node, None: under a name of its own; cancelled after the test."""
         task = asyncio.create_task(bridge.serve(name), name=name)
         self._serving.append(task)
         return task

@@ -60,7 +60,7 @@ async def test_a_handler_reads_its_subjects_state(fleet: Fleet, desk: Desk) -> N
     found: dict[str, object] = {}
 
     async def look(command: Command[Do]) -> None:
-        for name in ("text", "map", "sorted", "list", "nothing"):
+        for name in ("text", "map", "sorted", "list", "stream", "nothing"):
             found[name] = await command.read(name)
 
     desk.handle = look
@@ -69,9 +69,14 @@ async def test_a_handler_reads_its_subjects_state(fleet: Fleet, desk: Desk) -> N
     await fleet.raw.hset(prefix + "map", "f", "1")
     await fleet.raw.zadd(prefix + "sorted", {"late": 2, "early": 1})
     await fleet.raw.rpush(prefix + "list", "a", "b")
+    for n in ("1", "2"):
+        await fleet.raw.xadd(prefix + "stream", {"n": n, "name": "é"})
     bridge = await fleet.node()
     await bridge.outcome((await do(bridge)).id, wait=5)
-    assert found == {"text": "é", "map": {"f": "1"}, "sorted": ["early", "late"], "list": ["a", "b"], "nothing": None}
+    assert found == {
+        "text": "é", "map": {"f": "1"}, "sorted": ["early", "late"], "list": ["a", "b"],
+        "stream": [{"n": "1", "name": "é"}, {"n": "2", "name": "é"}], "nothing": None,
+    }  # fmt: skip
 
 
 async def test_commands_of_a_subject_take_effect_in_order(fleet: Fleet) -> None:

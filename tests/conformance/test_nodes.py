@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import orjson
 import pytest
@@ -151,6 +152,15 @@ async def test_a_process_may_hold_several_bridges_that_serve(fleet: Fleet, desk:
     receipts = [await do(bridge, i, f"user:u{i}") for i in range(40)]
     await events.wait_for_many(40, Settled, state="done")
     assert len({receipt.id for receipt in receipts}) == 40
+
+
+async def test_who_gives_no_name_has_one_of_its_own(fleet: Fleet, desk: Desk, events: Recorder) -> None:
+    for _ in range(2):
+        fleet.serve(await fleet.bridge(), None)
+    await events.wait_for_many(2, Joined)
+    names = {event.node for event in events.all(Joined)}
+    assert len(names) == 2
+    assert all(str(os.getpid()) in name for name in names)
 
 
 async def test_a_shard_whose_holder_drains_slowly_is_not_taken_before_it_is_free(
