@@ -164,7 +164,7 @@ async def _connected(
     """The bridge, and the history that it feeds."""
     stops = [events.listen(app[METRICS].listen, inline=True), events.listen(_log)]
     async with Bridge.connect(settings, registry=registry, telemetry=events, timeout=DEADLINE_S) as bridge:
-        watch = Watch(bridge, Views(command_views.plain, nodes.view, alarms.view))
+        watch = Watch(bridge, Views(command_views.plain, nodes.view, alarms.view, nodes.gone, alarms.cleared))
         history = History(app[RECORDS], bridge, ended=watch.ended)
         app[BRIDGE], app[HISTORY], app[WATCH] = bridge, history, watch
         app[METRICS].watch(bridge, lambda: history.progress.share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
@@ -25,6 +25,8 @@ class Views:
     command: Callable[[Outcome], Any]
     node: Callable[[NodeInfo], Any]
     alarm: Callable[[Alarm], Any]
+    gone: Callable[[Any], Any]  # a node, as it was told last
+    cleared: Callable[[Any], Any]  # an alarm, likewise
 
 
 class Watch:
@@ -46,9 +48,10 @@ class Watch:
             _say("alarm cleared", alarm)
         self.live.tell("sample", sample)
         views = self._views
-        self.live.tell_change("nodes", [views.node(node) for node in self.sampler.nodes])
-        self.live.tell_change("shards", self.sampler.shards)
-        self.live.tell_change("alarms", [views.alarm(alarm) for alarm in self.alarms.now])
+        tell = self.live.tell_things
+        tell("nodes", {node.name: views.node(node) for node in self.sampler.nodes}, views.gone)
+        tell("shards", {str(shard.shard): shard for shard in self.sampler.shards}, asdict)
+        tell("alarms", {alarm.code: views.alarm(alarm) for alarm in self.alarms.now}, views.cleared)
 
     def ended(self, outcomes: list[Outcome]) -> None:
         """Commands that have ended."""

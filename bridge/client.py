@@ -218,6 +218,10 @@ class Bridge:
         finally:
             self.subscriptions.unsubscribe(subscription)
 
+    async def position(self, channel: str) -> Position | None:
+        """The place of a subject's last publication; None: there was none. Raises Unreachable."""
+        return await self.channels.position(Channel.of_subject(channel, self.shards))
+
     async def _missed(self, place: Channel, progress: Progress) -> list[Publication]:
         """What the log has for it; tries again as long as Redis is away."""
         while True:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import Field
@@ -64,6 +64,11 @@ async def series(call: Call[SeriesQuery, None]) -> web.Response:
 def view(alarm: Alarm) -> AlarmView:
     """An alarm as the API tells it."""
     return AlarmView(alarm.code, alarm.severity, time_of(int(alarm.since * 1000)), alarm.message, alarm.remedy)
+
+
+def cleared(alarm: AlarmView) -> dict[str, Any]:
+    """How it is told that an alarm has cleared."""
+    return asdict(alarm) | {"cleared_at": datetime.now(UTC)}
 
 
 def columns(samples: Iterable[Sample]) -> Series:

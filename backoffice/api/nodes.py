@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from aiohttp import web
@@ -72,6 +73,12 @@ def view(node: NodeInfo) -> NodeView:
     sessions, rooms = (0, 0) if node.state == "dead" else (node.sessions, node.rooms)  # what it had went with it
     return NodeView(node.name, node.boot, node.version, node.url, state, node.heartbeat_age_s, node.shards,
                     sessions, rooms, node.types, node.lag)  # fmt: skip
+
+
+def gone(node: NodeView) -> dict[str, Any]:
+    """How it is told that a node is in the list no more."""
+    left = {"state": "dead", "shards": [], "sessions": 0, "rooms": 0, "lag": 0}
+    return asdict(node) | left | {"gone_at": datetime.now(UTC)}
 
 
 ROUTES = (

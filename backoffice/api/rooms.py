@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -15,8 +15,10 @@ from backoffice.paging import Paged, cursor_of, page
 from backoffice.problems import not_found
 from backoffice.routes import Call, ListOf, Route, reply
 from backoffice.times import time_of
-from bridge.chat.history import HistoryItem, read_history
+from bridge.chat.history import HistoryItem, history_item, read_history
+from bridge.chat.publications import Deleted, RoomChanged, content_of
 from bridge.chat.state import RoomInfo, list_rooms, read_room
+from bridge.envelope import Publication
 
 ROOM_ID = re.compile(r"[A-Za-z0-9._@+-]{1,64}", re.ASCII)
 
@@ -88,6 +90,22 @@ def _view(room: RoomInfo) -> RoomView:
 def _history(item: HistoryItem) -> HistoryView:
     return HistoryView(item.message_id, item.offset, item.kind, item.user, item.name, item.text, item.level,
                        time_of(item.ts), item.deleted_by)  # fmt: skip
+
+
+def published(publication: Publication) -> dict[str, Any]:
+    """What is published in a room as live events tell it: messages and notices as in its history."""
+    ts = time_of(publication.at)
+    place = {"type": publication.type, "epoch": publication.epoch, "offset": publication.offset, "ts": ts}
+    item = history_item(publication, {})
+    if item is not None:
+        return place | asdict(_history(item))
+    match content_of(publication):
+        case Deleted(message_ids):
+            return {**place, "message_ids": message_ids, "deleted_by": publication.data.get("by")}
+        case RoomChanged(state, slow_mode_s, title):
+            return {**place, "state": state, "slow_mode_s": slow_mode_s, "title": title}
+        case _:
+            return {**place, "data": publication.data}
 
 
 ROUTES = (

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
+from unittest.mock import ANY
 
 import aiohttp
 import orjson
@@ -13,11 +15,14 @@ import pytest
 from aiohttp import web
 
 from backoffice.api.live import STREAMS
-from backoffice.live import KEPT, QUEUE, Live, TooSlow
+from backoffice.live import KEPT, KEPT_GONE, QUEUE, Live, TooSlow
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
-from tests.backoffice.service import TOKENS, Api, backoffice
+from tests.backoffice.conftest import serving
+from tests.backoffice.service import TOKENS, Api, backoffice, settings
 from tests.backoffice.stalled import flooded, stalled
+from tests.recorder import Recorder
+from tests.servers import Server
 from tests.waiting import Stopwatch, until
 
 
@@ -34,6 +39,13 @@ class Stream:
                 fields = await self._event()
                 if fields.get("event") in topics:
                     return fields["event"], fields.get("id", ""), orjson.loads(fields["data"])
+
+    async def first_id(self) -> str:
+        """Where the listener is before it is told anything."""
+        async with asyncio.timeout(20):
+            while "id" not in (fields := await self._event()):
+                pass
+        return fields["id"]
 
     async def _event(self) -> dict[str, str]:
         fields: dict[str, str] = {}
@@ -72,10 +84,9 @@ async def listening(api: Api, topics: str, after: str | None = None, role: str =
 
 async def test_what_happens_is_told_as_the_lists_tell_it(api: Api, node: Bridge) -> None:
     async with listening(api, "commands,nodes,alarms") as stream:
-        _, _, nodes = await stream.next("nodes")
-        if not nodes:  # of a look that began before the node did
-            _, _, nodes = await stream.next("nodes")
-        assert [each["name"] for each in nodes] == ["node-a"]
+        _, _, told = await stream.next("nodes")
+        listed = (await api.get("/nodes")).json["items"][0]
+        assert (told["name"], set(told)) == ("node-a", set(listed))
         issued = await api.issue("room.open", "room:lobby", {}, wait=10)
         _, _, command = await stream.next("commands")
     shown = (await api.get(f"/commands/{issued.json['id']}")).json
@@ -105,7 +116,104 @@ async def test_a_room_is_heard(api: Api, node: Bridge) -> None:
         async with asyncio.TaskGroup() as group:
             notice = group.create_task(stream.next("room:lobby"))
             await api.issue("notice.post", "room:lobby", {"text": "hello", "level": "info"}, wait=10)
-        assert notice.result()[2]["data"]["text"] == "hello"
+        _, id, item = notice.result()
+    listed = (await api.get("/rooms/lobby/history")).json["items"][0]
+    assert item.items() >= listed.items()
+    assert (item["type"], item["text"]) == ("notice", "hello")
+    assert item["epoch"] in id
+
+
+async def test_everything_that_is_published_in_a_room_has_its_form(api: Api, node: Bridge) -> None:
+    async with listening(api, "room:lobby") as stream:
+        await api.issue("room.open", "room:lobby", {"title": "Lobby"}, wait=10)
+        await api.issue("notice.post", "room:lobby", {"text": "hello", "level": "info"}, wait=10)
+        shown = (await api.get("/rooms/lobby/history")).json["items"][0]["message_id"]
+        await api.issue("message.delete", "room:lobby", {"message_ids": [shown]}, wait=10)
+        items = [(await stream.next("room:lobby", "gap"))[2] for _ in range(3)]
+    assert [(item["type"], item["offset"]) for item in items] == [("room", 1), ("notice", 2), ("deleted", 3)]
+    assert len({item["epoch"] for item in items}) == 1
+    assert all(datetime.fromisoformat(item["ts"]).tzinfo for item in items)
+    assert items[0].items() >= {"state": "open", "slow_mode_s": 0, "title": "Lobby"}.items()
+    assert items[2].items() >= {"message_ids": [shown], "deleted_by": "admin"}.items()
+
+
+async def notices(api: Api, room: str, *texts: str) -> None:
+    for text in texts:
+        await api.issue("notice.post", f"room:{room}", {"text": text, "level": "info"}, wait=10)
+
+
+async def test_rooms_are_resumed_each_where_its_listener_was(api: Api, node: Bridge) -> None:
+    topics = "room:attic,commands,room:lobby"
+    async with listening(api, topics) as stream:
+        await notices(api, "lobby", "l1")
+        _, id, _ = await stream.next("room:lobby")
+    await notices(api, "attic", "a1", "a2")
+    await notices(api, "lobby", "l2")
+    async with listening(api, topics, after=id) as stream:
+        told = [await stream.next("room:attic", "room:lobby", "gap") for _ in range(3)]
+        assert {(name, item.get("text")) for name, _, item in told} == {
+            ("room:attic", "a1"), ("room:attic", "a2"), ("room:lobby", "l2")}  # fmt: skip
+    async with listening(api, topics, after=told[-1][1]) as stream:
+        await notices(api, "lobby", "l3")
+        name, _, item = await stream.next("room:attic", "room:lobby", "gap")
+        assert (name, item.get("text")) == ("room:lobby", "l3")
+
+
+async def test_who_comes_again_before_anything_was_told_misses_nothing(api: Api, node: Bridge) -> None:
+    async with listening(api, "room:lobby,commands") as stream:
+        id = await stream.first_id()
+    await notices(api, "lobby", "hello")
+    async with listening(api, "room:lobby,commands", after=id) as stream:
+        told = [await stream.next("room:lobby", "commands", "gap") for _ in range(2)]
+    assert {name for name, _, _ in told} == {"room:lobby", "commands"}
+
+
+BAD_PLACES = ["", "x", "lobby=", "lobby=:5", "lobby={epoch}:999999999", "lobby=0000:1", "lobby={epoch}:" + "9" * 16,
+              "lobby=%00:1", "attic={epoch}:1", "lobby={epoch}:1" + "x" * 5000]  # fmt: skip
+
+
+async def test_a_room_of_which_something_was_missed_has_a_gap(api: Api, node: Bridge) -> None:
+    await notices(api, "lobby", "one")
+    async with listening(api, "room:lobby") as stream:
+        await notices(api, "lobby", "two")
+        _, id, item = await stream.next("room:lobby")
+    for place in (each.replace("{epoch}", item["epoch"]) for each in BAD_PLACES):
+        async with listening(api, "room:lobby", after=f"{id.partition(',')[0]},{place}") as stream:
+            assert await stream.next("room:lobby", "gap") == ("gap", ANY, {"topics": ["room:lobby"]}), place
+    async with listening(api, "room:lobby", after=f"{id.partition(',')[0]},lobby={item['epoch']}:1") as stream:
+        assert (await stream.next("room:lobby", "gap"))[2]["text"] == "two"
+
+
+async def test_what_a_rooms_log_has_no_more_is_a_gap(server: Server, events: Recorder) -> None:
+    config = settings(server.url, history_length=3)
+    async with serving(config, events), backoffice(config) as api:
+        async with listening(api, "room:lobby") as stream:
+            await notices(api, "lobby", "first")
+            _, id, _ = await stream.next("room:lobby")
+        many = {"type": "notice.post", "subject": "room:lobby", "payload": {"text": "more", "level": "info"}}
+        await api.post("/commands/batch", {"commands": [many] * 300})
+        await notices(api, "lobby", "last")
+        async with listening(api, "room:lobby", after=id) as stream:
+            assert (await stream.next("room:lobby", "gap"))[0] == "gap"
+            assert (await stream.next("room:lobby", "gap"))[0] == "room:lobby"
+
+
+async def test_each_alarm_node_and_shard_is_told_by_itself(
+    api: Api, bridge_settings: BridgeSettings, events: Recorder
+) -> None:
+    async with listening(api, "alarms,nodes,shards") as stream:
+        shards = {(await stream.next("shards"))[2]["shard"] for _ in range(bridge_settings.shards)}
+        assert shards == set(range(bridge_settings.shards))
+        _, _, alarm = await stream.next("alarms")
+        assert (alarm["code"], "cleared_at" in alarm) == ("no_nodes", False)
+        async with serving(bridge_settings, events):
+            while "cleared_at" not in alarm:
+                _, _, alarm = await stream.next("alarms")
+            assert alarm["code"] == "no_nodes"
+        node: dict[str, Any] = {}
+        while "gone_at" not in node:
+            _, _, node = await stream.next("nodes")
+        assert (node["name"], node["state"], node["shards"]) == ("node-a", "dead", [])
 
 
 @pytest.mark.parametrize("topics", ["", "people", "room:", "room:a b", "user:ann", ",".join(["nodes"] * 11)])
@@ -166,9 +274,60 @@ async def test_what_is_kept_and_what_waits_is_bounded() -> None:
     assert not live._listeners
 
 
-async def test_what_stays_the_same_is_told_once() -> None:
+def going(item: int) -> list[int]:
+    return [item, 0]
+
+
+async def heard(live: Live, topics: list[str], after: str | None, number: int) -> list[tuple[str, str] | None]:
+    """The next events: topic and data."""
+    listener = live.listen(topics, after)
+    async with asyncio.timeout(20):
+        found = [await anext(listener) for _ in range(number)]
+    await listener.aclose()
+    return [None if event is None else (event.topic, event.data.decode()) for event in found]
+
+
+async def test_only_what_changed_is_told_again() -> None:
     live = Live()
+    live.tell_things("nodes", {"a": 1, "b": 1}, going)
+    start = live.place(None)
     for _ in range(3):
-        live.tell_change("nodes", [1])
-    live.tell_change("nodes", [2])
-    assert [event.data for event in live._kept] == [b"[1]", b"[2]"]
+        live.tell_things("nodes", {"a": 1, "b": 2}, going)
+    live.tell_things("nodes", {"a": 1}, going)
+    live.tell("end", "now")
+    assert await heard(live, ["nodes", "end"], start, 3) == [("nodes", "1"), ("nodes", "[2,0]"), ("end", '"now"')]
+    assert await heard(live, ["nodes"], None, 1) == [("nodes", "1")]
+
+
+async def test_who_is_slow_hears_the_latest_of_each_thing_and_all_that_happened_once() -> None:
+    live = Live()
+    listener = live.listen(["shards", "commands"])
+    first = asyncio.ensure_future(anext(listener))
+    await asyncio.wait((first,), timeout=0)
+    for number in range(QUEUE):
+        live.tell_things("shards", {str(shard): number for shard in range(100)}, going)
+        live.tell("commands", number)
+    events = [await first] + [await anext(listener) for _ in range(100 + QUEUE - 1)]
+    await listener.aclose()
+    assert [event.data for event in events if event and event.topic == "commands"] == [b"%d" % n for n in range(QUEUE)]
+    assert {event.data for event in events if event and event.topic == "shards"} == {b"%d" % (QUEUE - 1)}
+
+
+async def test_a_topic_that_others_crowd_out_is_no_gap_for_who_heard_all_of_it() -> None:
+    live = Live()
+    live.tell("commands", "kept")
+    place = live.place(None)
+    for number in range(KEPT - 1):
+        live.tell("sample", number)
+    live.tell("commands", "last")  # the first one is dropped
+    assert await heard(live, ["commands"], place, 1) == [("commands", '"last"')]
+    assert await heard(live, ["commands"], f"{live.boot}-0", 2) == [None, ("commands", '"last"')]
+
+
+async def test_so_many_things_that_went_are_known_and_no_more() -> None:
+    live = Live()
+    place = live.place(None)
+    for number in range(KEPT_GONE + 2):
+        live.tell_things("nodes", {str(number): number}, going)
+    first = await heard(live, ["nodes"], place, 2)
+    assert first == [None, ("nodes", "[1,0]")]
