@@ -76,7 +76,7 @@ class Found:
 
     outcomes: list[Outcome]
     next: tuple[int, str] | None  # issued_at and id of the last row looked at, where the search goes on
-    searched_until: int | None  # ms: everything issued later was looked at
+    searched_until: int  # ms: everything issued later was looked at
     complete: bool  # nothing older is left to look at
 
 
@@ -272,7 +272,8 @@ class History:
         now = dict(zip(open_, await asyncio.gather(*map(self._as_now, open_.values())), strict=True))
         shown = [now.get(outcome.id, outcome) for outcome in found]
         kept = [outcome for outcome in shown if wanted.state is None or outcome.state == wanted.state]
-        return Found(kept, None if complete else place, None if place is None else place[0], complete)
+        looked = await self._oldest(wanted.since) if place is None else place[0]
+        return Found(kept, None if complete else place, looked, complete)
 
     async def get(self, id: str) -> Outcome | None:
         """A command that the servers have forgotten."""
@@ -280,6 +281,12 @@ class History:
             query = select(commands.c.data, commands.c.requeued_as).where(commands.c.id == id)
             found = (await connection.execute(query)).one_or_none()
         return None if found is None else outcome_of(found)
+
+    async def _oldest(self, since: int | None) -> int:
+        """How far back a search has looked that met nothing: to its begin, or as far as there are commands."""
+        async with self._records.reading() as connection:
+            oldest = (await connection.execute(select(func.min(commands.c.issued_at)))).scalar_one()
+        return max(now_ms() if oldest is None else oldest, since or 0)
 
     async def count(self) -> int:
         async with self._records.reading() as connection:

@@ -59,6 +59,10 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class NoBody(Body):
+    """Of a route that reads none: nothing, or an object without fields."""
+
+
 class Query(BaseModel):
     """Base of query parameters: texts that are read as the field's type, each at most once."""
 
@@ -87,6 +91,14 @@ def check_encoding(request: web.BaseRequest) -> None:
     """Bodies are taken as they come: nothing is unpacked here, so nothing can unfold beyond its limit."""
     if hdrs.CONTENT_ENCODING in request.headers:
         raise Problem("unsupported_media_type", "Content-Encoding is not taken: send the body as it is")
+
+
+async def check_no_body(request: web.BaseRequest, faults: list[Fault]) -> None:
+    """What is sent to a route that takes no body is a fault, unless it says nothing. Raises Problem."""
+    body = await _read(request, BODY_BYTES)
+    if body:
+        _check_media_type(request)
+        check(NoBody, parse_json(body, nesting=MAX_DEPTH + 1), faults)
 
 
 async def read_json(request: web.BaseRequest, *, limit: int = BODY_BYTES, nesting: int = MAX_DEPTH + 1) -> Any:

@@ -34,7 +34,7 @@ Of a key that a JSON object has twice, the last one counts. A 429 or 503 answer 
 has `idempotency_key` beside the problem's own members: repeat the command with it."""
 
 _SEARCHED = {  # how far a search went
-    "searched_until": {"type": ["string", "null"], "format": "date-time"},
+    "searched_until": {"type": "string", "format": "date-time"},
     "complete": {"type": "boolean"},
     "rebuilt": {"type": "number", "minimum": 0, "maximum": 1},
 }
@@ -216,9 +216,7 @@ def _response(status: int, answer: Any, schemas: _Schemas) -> dict[str, Any]:
 def _problems(route: Route, document: Schemas) -> dict[str, Any]:
     """The answers that are problem documents, by status."""
     codes = ["malformed", "unauthorized", "forbidden", "unsupported_media_type", "invalid", "unavailable"]
-    codes += route.problems
-    if route.body is not None:
-        codes += ["timeout", "too_large"]
+    codes += [*route.problems, "timeout", "too_large"]
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(CODES[code][0], []).append(f"`{code}`")

@@ -22,15 +22,10 @@ T = TypeVar("T")
 K = TypeVar("K", int, str)
 
 
-class Limited(Query):
-    """Parameters of a list that fits on one page."""
+class Paged(Query):
+    """Parameters of every list."""
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
-
-
-class Paged(Limited):
-    """Parameters of every other list."""
-
     cursor: str | None = Field(
         None,
         max_length=MAX_CURSOR,

@@ -16,7 +16,17 @@ from backoffice.access import Access, caller_of, check_same_origin
 from backoffice.audit import Audit
 from backoffice.audit_rows import Act, Line
 from backoffice.history import History
-from backoffice.intake import BODY_BYTES, Body, NoQuery, Query, check, check_encoding, check_query, read_json
+from backoffice.intake import (
+    BODY_BYTES,
+    Body,
+    NoQuery,
+    Query,
+    check,
+    check_encoding,
+    check_no_body,
+    check_query,
+    read_json,
+)
 from backoffice.operators import Caller, Role
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
@@ -291,6 +301,8 @@ async def _read(route: Route, request: web.Request, caller: Caller, without: Que
     if route.body is not None:
         raw = await read_json(request, limit=route.body_bytes, nesting=route.nesting)
         body = check(route.body, raw, faults)
+    elif request.body_exists:
+        await check_no_body(request, faults)
     if faults:
         if route.explain is not None:
             faults += route.explain(route, request, caller, raw)

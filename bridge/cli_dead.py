@@ -7,12 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bridge.cli_options import DEFAULT_URL, Json, Limit, OfShard, Token, Url, call, given, json_object, quoted
 from bridge.printing import print_json, print_list, print_table, text
 
-dead = typer.Typer(help="Commands that could not be handled: look at them, put them back, discard them.",
-                   no_args_is_help=True)  # fmt: skip
+
+class _Dead(TyperGroup):
+    """Without a verb it is ``list``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] != "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+dead = typer.Typer(help="Commands that could not be handled: look at them (list, where no verb is given), put them "
+                        "back, discard them.", cls=_Dead)  # fmt: skip
 
 Payload = Annotated[str | None, typer.Option("--payload", help="A JSON object instead of the command's own payload.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for those who read about it later.")]

@@ -8,7 +8,7 @@ import sys
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -17,6 +17,9 @@ from bridge.chain import Entry, Verifier
 from bridge.cli_options import DEFAULT_URL, Json, Token, Url, token_of
 from bridge.errors import Misconfigured
 from bridge.printing import print_json
+
+if TYPE_CHECKING:
+    from bridge.rest import RestApi
 
 _BATCH = 500  # commands a call
 _TOLD_EVERY = 10_000  # entries between two lines of progress
@@ -127,7 +130,7 @@ async def _verify(url: str, token: str) -> Verifier:
 
     verifier, count = Verifier(), 0
     async with RestApi.connect(url, token) as api:
-        heads = (await api.call("GET", "/audit/heads"))["items"]  # first, as the chains go on
+        heads = await _heads(api)  # first, as the chains go on
         async for line in api.lines("/export", query={"what": "audit"}):
             verifier.look(_entry(orjson.loads(line)))
             count += 1
@@ -139,6 +142,17 @@ async def _verify(url: str, token: str) -> Verifier:
         (head["chain"], head["seq"], head["hash"]) for head in heads if reached.get(head["chain"], 0) <= head["seq"]
     )
     return verifier
+
+
+async def _heads(api: RestApi) -> list[dict[str, Any]]:
+    heads: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"limit": 500}
+    while True:
+        page = await api.call("GET", "/audit/heads", query=query)
+        heads += page["items"]
+        if page["next_cursor"] is None:
+            return heads
+        query["cursor"] = page["next_cursor"]
 
 
 async def _archive(url: str, token: str, what: What, form: Form, file: Path) -> int:

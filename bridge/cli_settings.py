@@ -29,14 +29,25 @@ Of = Annotated[list[Service] | None, typer.Argument(help="Services; both by defa
 
 @config.command()
 def show(services: Of = None, as_json: Json = False) -> None:
-    """Every setting and its value; secrets are masked."""
-    found = {service: _settings(service) for service in services or Service}
+    """Every setting and its value; secrets are masked.
+
+    Of a service whose settings cannot be used the error output says why. Exit status 2 where that service was
+    asked for by name, or where it is so with both.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for service in services or Service:
+        try:
+            found[service] = _settings(service)
+        except Misconfigured as error:
+            sys.stderr.write(f"chatbridge: {service}: {error}\n")
     if as_json:
         print_json(found)
-        return
-    for service, settings in found.items():
-        print(service)
-        print_table((), ([f"  {name}", text(value)] for name, value in settings.items()))
+    else:
+        for name, settings in found.items():
+            print(name)
+            print_table((), ([f"  {setting}", text(value)] for setting, value in settings.items()))
+    if not found or len(found) < len(set(services or ())):
+        raise typer.Exit(2)
 
 
 @config.command()

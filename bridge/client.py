@@ -244,7 +244,7 @@ class Bridge:
         """What a shard's holder has read and not ended, oldest first. Raises NotFound."""
         if not 0 <= shard < self.shards:
             raise NotFound(f"no shard {shard}: there are {self.shards}")
-        return await self.inspector.pending(shard, limit)
+        return (await self.inspector.pending(shard, limit)).entries
 
     async def drain(self, node: str, on: bool, *, by: str = "operator") -> None:
         """Ask a node to hand its shards and clients over, or to take part again. Raises NotFound."""

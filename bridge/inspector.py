@@ -71,6 +71,14 @@ class PendingEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingPage:
+    """A page of what a shard's holder has read."""
+
+    entries: list[PendingEntry]
+    next: str | None  # the entry of the stream behind which the list goes on; None: that was all
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A page of a shard's record of ended commands."""
 
@@ -174,10 +182,10 @@ class Inspector:
             return 0
         return int(summary[0])
 
-    async def pending(self, shard: int, limit: int) -> list[PendingEntry]:
-        """What was read and has not ended, oldest first."""
+    async def pending(self, shard: int, limit: int, after: str | None = None) -> PendingPage:
+        """What was read and has not ended, oldest first; behind an entry of the stream, if it goes on."""
         stream = self._keys.commands(shard)
-        rows = await self._pending(shard, "-", "+", limit)
+        rows = await self._pending(shard, "-" if after is None else f"({after}", "+", limit)
         found = await asyncio.gather(*(self._redis.call("XRANGE", stream, row[0], row[0]) for row in rows))
         entries = []
         for (id, node, idle_ms, deliveries), entry in zip(rows, found, strict=True):
@@ -186,7 +194,7 @@ class Inspector:
                 entries.append(
                     PendingEntry(told.id, told.type, told.subject, node.decode(), idle_ms / 1000, deliveries)
                 )
-        return entries
+        return PendingPage(entries, rows[-1][0].decode() if len(rows) == limit else None)
 
     async def _pending(self, shard: int, first: str, last: str, limit: int) -> Any:
         try:

@@ -209,6 +209,9 @@ async def test_dead_letters_are_listed_by_filter_and_page_and_shown_as_they_came
     listed = await shop.run("dead", "list", "--json")
     assert [letter["id"] for letter in listed.json["items"]] == [second, first]
     assert (await shop.run("dead", "list")).rows[1][0] == second
+    assert (await shop.run("dead", "--json")).json == listed.json
+    assert (await shop.run("dead")).rows[1][0] == second
+    assert "requeue" in (await shop.run("dead", "--help")).out
     page = await shop.run("dead", "list", "--limit", "1")
     cursor = page.rows[-1][-1]
     rest = await shop.run("dead", "list", "--limit", "1", "--cursor", cursor, "--json")

@@ -43,6 +43,16 @@ async def test_settings_are_shown_and_secrets_are_not(tmp_path: Path) -> None:
     assert "s3cret" not in out
 
 
+async def test_what_can_be_shown_is_and_the_rest_says_why(tmp_path: Path) -> None:
+    node = {name: value for name, value in WELL.items() if not name.startswith("CHATSERVER_")}
+    status, out, errors = await chatbridge(tmp_path, "config", "show", "--json", **node)
+    assert (status, list(json.loads(out)), len(errors.splitlines())) == (0, ["backoffice"], 1)
+    assert errors.startswith("chatbridge: chatserver: ")
+    assert (await chatbridge(tmp_path, "config", "show", "backoffice", "chatserver", **node))[0] == 2
+    status, out, errors = await chatbridge(tmp_path, "config", "show", "--json")
+    assert (status, json.loads(out), len(errors.splitlines())) == (2, {}, 2)
+
+
 async def test_settings_that_can_be_used_are_well(tmp_path: Path) -> None:
     assert await chatbridge(tmp_path, "config", "check", **WELL) == (0, "backoffice: well\nchatserver: well\n", "")
 

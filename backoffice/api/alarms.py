@@ -11,8 +11,9 @@ from aiohttp import web
 from pydantic import Field
 
 from backoffice.alarms import Alarm
-from backoffice.intake import NoQuery, Query
+from backoffice.intake import Query
 from backoffice.operators import Role
+from backoffice.paging import Paged, cut
 from backoffice.routes import WATCH, Call, ListOf, Route, reply
 from backoffice.sampler import Sample
 from backoffice.times import time_of
@@ -50,9 +51,10 @@ class Series:
     wait_p99_s: list[float | None]
 
 
-async def listing(call: Call[NoQuery, None]) -> web.Response:
+async def listing(call: Call[Paged, None]) -> web.Response:
     """Alarms there are now: critical ones first, then the oldest."""
-    return reply({"items": [view(alarm) for alarm in call.request.app[WATCH].alarms.now], "next_cursor": None})
+    alarms = sorted(map(view, call.request.app[WATCH].alarms.now), key=_place)
+    return reply(cut(alarms, call.query, _place, str))
 
 
 async def series(call: Call[SeriesQuery, None]) -> web.Response:
@@ -66,6 +68,10 @@ def view(alarm: Alarm) -> AlarmView:
     return AlarmView(alarm.code, alarm.severity, time_of(int(alarm.since * 1000)), alarm.message, alarm.remedy)
 
 
+def _place(alarm: AlarmView) -> str:
+    return f"{alarm.severity} {alarm.since.isoformat(timespec='milliseconds')} {alarm.code}"  # critical comes first
+
+
 def cleared(alarm: AlarmView) -> dict[str, Any]:
     """How it is told that an alarm has cleared."""
     return asdict(alarm) | {"cleared_at": datetime.now(UTC)}
@@ -77,6 +83,6 @@ def columns(samples: Iterable[Sample]) -> Series:
 
 
 ROUTES = (
-    Route("GET", "/alarms", listing, Role.VIEWER, {200: ListOf(AlarmView)}),
+    Route("GET", "/alarms", listing, Role.VIEWER, {200: ListOf(AlarmView)}, query=Paged),
     Route("GET", "/series", series, Role.VIEWER, {200: Series}, query=SeriesQuery),
 )

@@ -12,9 +12,8 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, Select, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backoffice.intake import NoQuery
 from backoffice.operators import Role
-from backoffice.paging import Paged, cursor_of, page
+from backoffice.paging import Paged, cursor_of, cut, page
 from backoffice.routes import RECORDS, Call, ListOf, Route, reply
 from backoffice.tables import audit, audit_heads
 from backoffice.times import Time, ms_or_none, time_of
@@ -76,11 +75,13 @@ async def listing(call: Call[AuditQuery, None]) -> web.Response:
     return reply(page(shown, cursor_of(shown[-1].id) if len(rows) > len(shown) else None))
 
 
-async def heads(call: Call[NoQuery, None]) -> web.Response:
+async def heads(call: Call[Paged, None]) -> web.Response:
     """Where each chain ends, which shows whether entries were cut off."""
     async with call.request.app[RECORDS].reading() as connection:
-        rows = await connection.execute(select(audit_heads).order_by(audit_heads.c.chain))
-        return reply(page([Head(row.chain, row.seq, row.hash) for row in rows]))
+        rows = await connection.execute(select(audit_heads))
+        found = [Head(row.chain, row.seq, row.hash) for row in rows]
+    found.sort(key=lambda head: head.chain)  # here, as databases sort texts in other ways
+    return reply(cut(found, call.query, lambda head: head.chain, str))
 
 
 async def _wanted(connection: AsyncConnection, query: AuditQuery, after: int | None) -> Select[Any]:
@@ -145,5 +146,5 @@ def view(row: Any) -> AuditEntry:
 
 ROUTES = (
     Route("GET", "/audit", listing, Role.VIEWER, {200: ListOf(AuditEntry)}, query=AuditQuery),
-    Route("GET", "/audit/heads", heads, Role.VIEWER, {200: ListOf(Head)}),
+    Route("GET", "/audit/heads", heads, Role.VIEWER, {200: ListOf(Head)}, query=Paged),
 )

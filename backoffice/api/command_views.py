@@ -56,7 +56,7 @@ class CommandView:
     id: str
     type: str
     subject: str
-    payload: dict[str, Any]
+    payload: Any  # an object, but of an entry that cannot be handled: that has what came, or null
     reason: str | None
     issued_by: str
     issued_at: datetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -13,7 +13,7 @@ from sqlalchemy import Row, func, select
 
 from backoffice.api import audit as audit_api
 from backoffice.api import dead_letters
-from backoffice.api.command_views import plain
+from backoffice.api.command_views import CommandView, plain
 from backoffice.history import Wanted
 from backoffice.intake import Query
 from backoffice.operators import Role
@@ -43,7 +43,7 @@ async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
     Streamed as it is read. One that breaks off has no end: the connection is cut.
     """
     query = call.query
-    pages = {"commands": _commands, "audit": _audit, "dead": _dead}[query.what](call)
+    read, kind = _KINDS[query.what]
     response = web.StreamResponse(headers={
         hdrs.CONTENT_TYPE: _TYPES[query.format],
         hdrs.CONTENT_DISPOSITION: f'attachment; filename="{query.what}.{query.format}"',
@@ -51,16 +51,16 @@ async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
         hdrs.CACHE_CONTROL: "no-store",
     })  # fmt: skip
     await response.prepare(call.request)
-    header: list[str] | None = None
-    async for items in pages:
+    if query.format == "csv":
+        await response.write(_csv_header(kind))
+    async for items in read(call):
         if call.request.app[STOPPING].is_set():
             raise ConnectionError("this service stops")
         rows = _rows(items)
         if query.format == "jsonl":
             chunk = b"".join(orjson.dumps(row, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE) for row in rows)
         else:
-            chunk = _csv(rows, with_header=header is None)
-            header = list(rows[0]) if rows and header is None else header
+            chunk = _csv(rows)
         if chunk:
             await response.write(chunk)
     await response.write_eof()
@@ -115,19 +115,26 @@ async def _dead(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
             return
 
 
+_KINDS: dict[str, tuple[Callable[[Call[ExportQuery, None]], AsyncIterator[Iterable[Any]]], Any]] = {
+    "commands": (_commands, CommandView),
+    "audit": (_audit, audit_api.AuditEntry),
+    "dead": (_dead, dead_letters.DeadLetterView),
+}
+
+
 def _rows(items: Iterable[Any]) -> list[dict[str, Any]]:
     """Of each item its fields, and what is in them as it is: a copy of all that would cost more than writing it."""
     return [{name: getattr(item, name) for name in item.__slots__} for item in items]
 
 
-def _csv(rows: list[dict[str, Any]], *, with_header: bool) -> bytes:
-    if not rows:
-        return b""
+def _csv_header(kind: Any) -> bytes:
+    """Also of a file without rows."""
+    return f"{','.join(kind.__slots__)}\r\n".encode()
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    if with_header:
-        writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    csv.writer(text).writerows([_cell(value) for value in row.values()] for row in rows)
     return text.getvalue().encode("utf-8", "replace")
 
 

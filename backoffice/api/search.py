@@ -14,7 +14,7 @@ from backoffice.intake import ID_PATTERN
 from backoffice.operators import Role
 from backoffice.paging import MAX_NUMBER, Paged, bad_cursor, cursor_of
 from backoffice.routes import HISTORY, Call, ListOf, Route, reply
-from backoffice.times import Time, ms_or_none, time_or_none
+from backoffice.times import Time, ms_or_none, time_of
 
 Name = Annotated[str, Field(max_length=100)]
 _PLACE = re.compile(f"([0-9]{{1,19}}) ({ID_PATTERN[1:-1]})")
@@ -54,7 +54,7 @@ async def listing(call: Call[CommandQuery, None]) -> web.StreamResponse:
     return reply({
         "items": [plain(outcome) for outcome in found.outcomes],
         "next_cursor": None if found.next is None else cursor_of(f"{found.next[0]} {found.next[1]}"),
-        "searched_until": time_or_none(found.searched_until),
+        "searched_until": time_of(found.searched_until),
         "complete": found.complete and rebuilt == 1,
         "rebuilt": rebuilt,
     })  # fmt: skip

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from backoffice.alarms import CLEAR_AFTER_S, GROWING_S, OLDEST_S, STILL_S, UNHELD_S, Alarms, Limits
+from backoffice.alarms import (
+    CLEAR_AFTER_S,
+    GROWING_S,
+    OLDEST_S,
+    STILL_S,
+    UNHELD_S,
+    Alarm,
+    Alarms,
+    Limits,
+    Severity,
+    Told,
+)
 from backoffice.sampler import Sample
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
@@ -117,3 +128,17 @@ async def test_the_time_that_commands_take_is_sampled(api: Api, node: Bridge) ->
         return any(value is not None for value in (await api.get("/series")).json["wait_p99_s"])
 
     await until(sampled)
+
+
+async def test_alarms_are_paged_as_they_are_sorted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[tuple[str, Severity, float]] = [
+        ("b", "warning", 10.5), ("z", "critical", 200.0), ("a", "warning", 10.5), ("y", "critical", 90.25)
+    ]  # fmt: skip
+    raised = [Alarm(code, severity, since, Told("x", {}), "y") for code, severity, since in kinds]
+    monkeypatch.setattr(Alarms, "now", property(lambda _alarms: raised))
+    found, cursor = [], ""
+    while cursor is not None:
+        page = (await api.get(f"/alarms?limit=1{cursor and f'&cursor={cursor}'}")).json
+        found += [alarm["code"] for alarm in page["items"]]
+        cursor = page["next_cursor"]
+    assert found == ["y", "z", "a", "b"]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from bridge.client import Bridge
@@ -207,9 +208,16 @@ async def test_entries_that_nobody_can_read_are_shown_as_they_came(
     raw = server.client()
     await raw.xadd(stream, {b"v": b"9", b"type": b"\xff\xfe"})
     await raw.xadd(stream, {b"hello": b"world"})
-    await events.wait_for_many(2, Buried)
-    by_code = {letter["cause"]["code"]: letter for letter in (await api.get("/dead?shard=3")).json["items"]}
+    await raw.xadd(stream, {b"v": b"1", b"type": b"test.moody", b"subject": b"user:u7", b"payload": b"[]",
+                            b"by": b"x", b"at": b"1"})  # fmt: skip
+    await events.wait_for_many(3, Buried)
+    letters = (await api.get("/dead?shard=3")).json["items"]
+    by_code = {letter["cause"]["code"]: letter for letter in letters}
     assert by_code.keys() == {"unknown_version", "undecodable"}
     assert base64.b64decode(by_code["unknown_version"]["raw"]["type"]) == b"\xff\xfe"
     assert by_code["undecodable"]["raw"] == {"hello": base64.b64encode(b"world").decode()}
     assert (by_code["undecodable"]["type"], by_code["undecodable"]["payload"]) == (None, None)
+    schemas = (await api.get("/openapi.json")).json["components"]
+    told = Draft202012Validator({"$ref": "#/components/schemas/CommandView", "components": schemas})
+    for letter in letters:
+        told.validate((await api.get(f"/commands/{letter['id']}")).json)

@@ -106,7 +106,7 @@ async def test_shards_tell_their_holder_and_backlog(api: Api, node: Bridge) -> N
     assert [shard["shard"] for shard in await everything(api, "/shards", 3)] == numbers
 
 
-async def test_pending_names_what_is_under_way(server: Server, events: Recorder) -> None:
+async def test_pending_names_what_is_under_way_page_by_page(server: Server, events: Recorder) -> None:
     registry, release = Registry(), asyncio.Event()
 
     @registry.command("test.slow", subject="user")
@@ -119,7 +119,7 @@ async def test_pending_names_what_is_under_way(server: Server, events: Recorder)
         return Effects()
 
     config = settings(server.url)
-    async with serving(config, events, registry=registry), backoffice(config, registry=registry) as api:
+    async with serving(config, events, registry=registry) as bridge, backoffice(config, registry=registry) as api:
         id = (await api.issue("test.slow", "user:u7", {})).json["id"]
         await events.wait_for(Started, id=id)
         page = (await api.get(f"/shards/{id.split('-')[0]}/pending")).json
@@ -127,6 +127,14 @@ async def test_pending_names_what_is_under_way(server: Server, events: Recorder)
         assert (entry["id"], entry["type"], entry["subject"], entry["node"]) == (id, "test.slow", "user:u7", "node-a")
         assert (entry["deliveries"], page["next_cursor"]) == (1, None)
         assert entry["idle_s"] >= 0
+        shard = id.split("-")[0]
+        ids = [id]
+        for number in range(60):
+            if str(bridge.shard_of(f"user:n{number}")) == shard:
+                ids.append((await api.issue("test.slow", f"user:n{number}", {})).json["id"])
+                await events.wait_for(Started, id=ids[-1])
+        assert len(ids) > 3
+        assert [entry["id"] for entry in await everything(api, f"/shards/{shard}/pending", 2)] == ids
         release.set()
 
 
