@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -156,6 +159,20 @@ def _make_folder(path: Path) -> None:
         raise Misconfigured(f"{path.parent} cannot be written to; set BACKOFFICE_DATABASE_URL to where it can")
 
 
+def _write_ahead(path: str) -> None:
+    """Set the file's journal mode, which stays; while others do the same SQLite refuses that at once."""
+    deadline = time.monotonic() + BUSY_S
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     # Readers go on beside the writer; a commit is on disk when it returns. What a statement of many rows may have to
@@ -184,6 +201,8 @@ async def _migrate(engine: AsyncEngine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     try:
+        if engine.dialect.name == "sqlite" and _is_file(engine.url):
+            await asyncio.to_thread(_write_ahead, str(engine.url.database))
         async with engine.connect() as connection:
             if await connection.run_sync(_is_current, ScriptDirectory.from_config(config)):
                 return
@@ -192,7 +211,7 @@ async def _migrate(engine: AsyncEngine) -> None:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
             async with connection.begin():
                 await connection.run_sync(_upgrade, config)
-    except (DBAPIError, OSError) as error:
+    except (DBAPIError, sqlite3.Error, OSError) as error:
         where = engine.url.render_as_string(hide_password=True)
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise Misconfigured(f"BACKOFFICE_DATABASE_URL={where} does not open: {cause}") from error

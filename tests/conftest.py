@@ -151,6 +151,12 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(autouse=True)
+def patient_journals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is slow for a moment refuses no command here; how long one may take has a test of its own."""
+    monkeypatch.setattr("bridge.journal.COMMIT_S", 10.0)
+
+
+@pytest.fixture(autouse=True)
 def no_process_is_left(shared_servers: dict[str, Server]) -> Iterator[None]:
     before = set(leftovers.children())
     yield

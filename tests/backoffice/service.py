@@ -151,7 +151,6 @@ def patient() -> Iterator[None]:
         for name in _DEADLINES:
             patch.setattr(f"backoffice.{name}", PATIENCE_S)
         patch.setattr("backoffice.app.DEADLINE_S", REDIS_S)
-        patch.setattr("bridge.journal.COMMIT_S", PATIENCE_S)
         patch.setattr("backoffice.app.routes", patient_routes)
         yield
 

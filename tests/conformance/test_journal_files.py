@@ -9,6 +9,7 @@ import resource
 import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -154,6 +155,25 @@ async def test_what_was_withdrawn_is_found_without_reading_every_row(opened: Cal
     [found] = await journal.withdrawn(0, "second")
     assert found.id == "0-7-1"
     assert len(steps) < 10
+
+
+async def test_a_disk_that_does_not_answer_holds_nobody_up(
+    opened: Callable[[], Awaitable[Journal]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, held = await opened(), threading.Event()
+    monkeypatch.setattr("bridge.journal.COMMIT_S", 0.02)
+    journal._thread.submit(held.wait)
+    try:
+        for n in range(2):
+            with pytest.raises(NotRecorded, match="the disk does not answer"):
+                await journal.add(row(n))
+    finally:
+        held.set()
+    monkeypatch.setattr("bridge.journal.COMMIT_S", 10.0)
+    await journal.add(row(2))
+    found = [each.id for each in await journal.rows(0, "second", None, 10)]
+    assert found == [row(0).id, row(2).id]  # the first was on its way to the disk, the second is to be repeated
+    assert journal.count == 2
 
 
 async def test_a_damaged_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
