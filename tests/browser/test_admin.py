@@ -239,8 +239,12 @@ async def test_keys_lead_everywhere(api: Api, node: RunningNode, sit: Sit) -> No
     await expect(desk.page.locator("dialog#keys")).to_be_visible()
     await desk.page.keyboard.press("Escape")
     await expect(desk.page.locator("dialog#keys")).to_be_hidden()
-    await desk.page.keyboard.press("/")
-    await expect(desk.page.locator("#search")).to_be_focused()
+
+    async def searching() -> bool:  # a dialog that closes gives the focus back, on a busy machine after the next key
+        await desk.page.keyboard.press("/")
+        return await desk.page.locator("#search:focus").count() == 1
+
+    await until(searching, 30)
 
 
 async def test_what_cannot_be_undone_takes_its_name(chat: Chat, node: RunningNode, sit: Sit) -> None:
