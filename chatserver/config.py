@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -13,9 +12,6 @@ from bridge.chat.commands import MAX_TEXT_CHARS
 from bridge.config import Settings
 from bridge.envelope import NODE_NAME
 from bridge.process import host_name
-
-ANY_ORIGIN = "*"
-NO_ORIGIN = "none"
 
 
 class ChatSettings(Settings):
@@ -48,25 +44,6 @@ class ChatSettings(Settings):
         False, description="a chat page at /, where anybody who reaches this node may sign in under any name"
     )
     log_json: bool | None = Field(None, description="one JSON object a line; by default unless on a terminal")
-
-    @property
-    def pages(self) -> tuple[str, ...]:
-        """The origins that are named."""
-        return tuple(origin for origin in self.origins if origin not in (ANY_ORIGIN, NO_ORIGIN))
-
-    def lets_in(self, origin: str | None, host: str) -> bool:
-        """Whether a page of ``origin`` may connect to this node, which it calls ``host``; None: a program does.
-
-        A page's script cannot forge its Origin. Where nobody has said which pages may, those of the node's own
-        address may, whichever scheme a proxy before it speaks.
-        """
-        if origin is None or ANY_ORIGIN in self.origins or origin in self.pages:
-            return True
-        try:
-            own = urlsplit(origin).netloc.lower() == host.lower() != ""
-        except ValueError:
-            own = False
-        return own and not self.origins
 
     @field_validator("origins", mode="before")
     @classmethod

@@ -36,6 +36,7 @@ from chatserver.handover import HandOver
 from chatserver.health import Health, Metrics
 from chatserver.hub import Client, Hub
 from chatserver.limits import Limits, Words
+from chatserver.origins import lets_in
 from chatserver.pages import DemoPage, Pages
 from chatserver.receipts import Reporter
 from chatserver.rooms import Rooms
@@ -215,7 +216,7 @@ class ChatNode:
 
         async def request(connection: ServerConnection, request: Request) -> Response | None:
             response = await health.respond(request)
-            if response is None and not settings.lets_in(*_where_from(request)):
+            if response is None and not lets_in(settings.origins, request.headers):
                 return connection.respond(403, "Pages of this origin may not connect: see CHATSERVER_ORIGINS.\n")
             if response is None and self._is_going():
                 return connection.respond(503, "This node is going away; connect to another.\n")
@@ -326,12 +327,6 @@ def _select(connection: ServerConnection, offered: Any) -> Subprotocol | None:
     if PROTOCOL in offered:
         return Subprotocol(PROTOCOL)
     return offered[0] if offered else None
-
-
-def _where_from(request: Request) -> tuple[str | None, str]:
-    """Origin and Host, as browsers send them: once each."""
-    origins, hosts = request.headers.get_all("Origin"), request.headers.get_all("Host")
-    return (", ".join(origins) if origins else None), ", ".join(hosts)
 
 
 async def _attempt(call: Coroutine[Any, Any, None]) -> str | None:
