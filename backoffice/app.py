@@ -58,6 +58,7 @@ from backoffice.routes import (
     LOGINS,
     PREFIX,
     RECORDS,
+    REFUSED_READS,
     STOPPING,
     STRANGERS,
     WATCH,
@@ -113,6 +114,7 @@ def make_app(
     app[METRICS], app[STOPPING] = Metrics(), asyncio.Event()
     app[live.STREAMS] = Counter()
     app[LOGINS], app[STRANGERS] = Logins(Throttle()), Allowance(per_s=1, at_once=100)
+    app[REFUSED_READS] = Allowance(per_s=1, at_once=100)
     described = routes(settings)
     described = (*described, openapi.route(described, registry))
     for route in described:

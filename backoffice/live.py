@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-KEPT = 2000  # events of what happened once; who was away for more is told so
+KEPT = 2000  # events of a topic of what happened once; who was away for more is told so
 QUEUE = 500  # of these that wait for one listener; one who is slower is cut off, and resumes
 KEPT_GONE = 500  # things of a topic that were there, for those who were away
 
@@ -78,17 +78,17 @@ class Live:
     def __init__(self) -> None:
         self.boot = secrets.token_hex(4)
         self._number = 0
-        self._kept: deque[Event] = deque()
+        self._kept: dict[str, deque[Event]] = {}  # by topic, so that none crowds another one out
         self._dropped: dict[str, int] = {}  # topic → number of the last event that was
         self._things: dict[str, _Things] = {}
         self._listeners: set[_Listener] = set()
 
     def tell(self, topic: str, item: Any) -> None:
         """Something happened."""
-        self._kept.append(self._event(topic, item))
-        if len(self._kept) > KEPT:
-            oldest = self._kept.popleft()
-            self._dropped[oldest.topic] = oldest.number
+        kept = self._kept.setdefault(topic, deque())
+        kept.append(self._event(topic, item))
+        if len(kept) > KEPT:
+            self._dropped[topic] = kept.popleft().number
 
     def tell_things(self, topic: str, items: Mapping[str, Any], gone: Callable[[Any], Any]) -> None:
         """What is there of a topic now, by key; told where it changed. ``gone``: how it is told that one went."""
@@ -111,15 +111,15 @@ class Live:
         since = self._since(after)
         return f"{self.boot}-{self._number if since is None else since}"
 
-    async def listen(self, topics: Collection[str], after: str | None = None) -> AsyncIterator[Event | None]:
+    async def listen(self, topics: Collection[str], after: str) -> AsyncIterator[Event | None]:
         """Events of these topics: those after the id, and all things that are there, then as they come.
 
         None first: some were missed. Raises TooSlow.
         """
         since = self._since(after)
-        missed = after is not None and (since is None or any(since < self._dropped.get(topic, 0) for topic in topics))
+        missed = since is None or any(since < self._dropped.get(topic, 0) for topic in topics)
         listener = _Listener(topics)
-        first = self._first(topics, None if after is None else 0 if missed else since)
+        first = self._first(topics, since or 0)
         self._listeners.add(listener)
         try:
             if missed:
@@ -132,14 +132,13 @@ class Live:
         finally:
             self._listeners.discard(listener)
 
-    def _first(self, topics: Collection[str], since: int | None) -> list[Event]:
-        """What a listener hears first; ``since`` None: it was not here before."""
+    def _first(self, topics: Collection[str], since: int) -> list[Event]:
+        """What a listener hears first: what is there, and what happened or went since."""
         things = [self._things[topic] for topic in topics if topic in self._things]
-        found = [event for each in things for _, event in each.now.values()]
-        if since is not None:
-            past = [*self._kept, *(event for each in things for event in each.gone.values())]
-            found += [event for event in past if event.topic in topics and event.number > since]
-        return sorted(found, key=lambda event: event.number)
+        past = [event for topic in topics for event in self._kept.get(topic, ())]
+        past += [event for each in things for event in each.gone.values()]
+        there = [event for each in things for _, event in each.now.values()]
+        return sorted(there + [event for event in past if event.number > since], key=lambda event: event.number)
 
     def _event(self, topic: str, item: Any, key: str | None = None) -> Event:
         self._number += 1

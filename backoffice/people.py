@@ -83,17 +83,18 @@ class People:
 
     async def add(self, name: str, role: Role, password: str, *, must_change: bool = True) -> Operator:
         """Raises Conflict where the name is an operator's or a token's: what they do would look the same."""
-        async with self._records.reading() as connection:
-            if name in await self._tokens_names(connection, [name]):
-                raise Conflict(f"there is a token {name!r} already; choose another name, or drop the token first")
-        return await self._add(name, role, password, must_change=must_change)
+        return await self._add(name, role, password, must_change=must_change, unlike_tokens=True)
 
-    async def _add(self, name: str, role: Role, password: str, *, must_change: bool) -> Operator:
+    async def _add(
+        self, name: str, role: Role, password: str, *, must_change: bool, unlike_tokens: bool = False
+    ) -> Operator:
         hashed, now = await self.passwords.hash(password), now_ms()
         row = {"name": name, "role": str(role), "password": hashed, "must_change": must_change, "disabled": False,
                "created_at": now}  # fmt: skip
         try:
             async with self._records.writing() as connection:
+                if unlike_tokens and name in await self._tokens_names(connection, [name]):
+                    raise Conflict(f"there is a token {name!r} already; choose another name, or drop the token first")
                 await connection.execute(insert(operators).values(row))
         except RecordsUnavailable as error:
             if isinstance(error.__cause__, IntegrityError):

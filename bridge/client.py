@@ -104,7 +104,8 @@ class Bridge:
     ) -> AsyncIterator[Self]:
         """Connect by URL (further settings by name) or by settings; checks the server first.
 
-        ``timeout``: seconds after which a call that Redis does not answer raises Unreachable. ``publishes``: whether
+        ``timeout``: seconds after which a call that Redis does not answer raises Unreachable; a lone server has ten for
+        the first connection. ``publishes``: whether
         this process accepts commands, which the self-check then wants to outlive a fail-over.
         Raises Misconfigured with the remedy, Unreachable.
         """

@@ -110,7 +110,9 @@ class Publisher:
         expires_in: float | None = None,
         deliver_at: float | None = None,
     ) -> Receipt:
-        """What ``publish`` would answer now, or raise, but that the backlog may be full; nothing is written.
+        """What ``publish`` would answer now, or raise; nothing is written.
+
+        But for full backlogs, and for keys whose commands a fail-over took away: ``publish`` takes these anew.
 
         The receipt's id is empty where the command would be a new one.
         """

@@ -17,6 +17,7 @@ from chatserver.limits import Bucket, Limits
 
 OUTBOX_BYTES: Final = 256 * 1024  # what may wait for a client, besides the answer to its own last frame
 CLOSE_TIMEOUT_S: Final = 3.0  # for a client to take note of a close; then the socket is cut
+LAST_S: Final = 1.0  # for a client to read a close frame whose answer is not looked for
 LAST_BYTES: Final = 64 * 1024  # of what a client had on the way when we closed, its own close frame behind it
 MAX_REASON_BYTES: Final = 120  # a close frame has room for 123
 STALLED_S: Final = 10.0  # for a client to take most of what waits for it
@@ -183,15 +184,18 @@ class Connection(ServerConnection):
         if self._hearing and not self._turned_away and isinstance(self.protocol.handshake_exc, InvalidMessage):
             self._turned_away = True
             self.transport.write(_BAD_REQUEST)
-        if self.closed_with is None:
-            return super().send_data()
-        # Nothing follows our close frame: no answers to pings, only the end.
-        if b"" in self.protocol.data_to_send():
-            self._end()
-        return None
+        for data in self.protocol.data_to_send():
+            if data and self.closed_with is None:  # nothing follows our close frame, no answers to pings either
+                self.transport.write(data)
+            elif not data and self.protocol.close_sent is not None and self.protocol.close_rcvd is None:
+                self.loop.call_later(LAST_S, self._end)  # a fault that the layer below found; see ``shut``
+            elif not data:
+                self._end()
 
     def _end(self) -> None:
         """As the layer below ends a stream."""
+        if self.transport.is_closing():
+            return None
         if not self.transport.can_write_eof():
             return self.transport.close()
         with contextlib.suppress(OSError, RuntimeError):

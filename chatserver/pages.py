@@ -97,10 +97,12 @@ class DemoPage:
     """What the demo page asks of its node: who its user is, which rooms there are, where the other nodes are."""
 
     def __init__(self, settings: ChatSettings, bridge: Bridge, *, clock: Callable[[], float] = time.time) -> None:
-        """Raises Misconfigured if the node cannot sign tokens."""
+        """Raises Misconfigured if the node cannot sign tokens, or nobody said which pages may connect."""
         key = settings.jwt_key.get_secret_value()
         if key.startswith(("http://", "https://")) or key.lstrip().startswith("{"):
             raise Misconfigured("CHATSERVER_DEMO_PAGE signs tokens itself: set CHATSERVER_JWT_KEY to a secret")
+        if not settings.origins:
+            raise Misconfigured("CHATSERVER_DEMO_PAGE needs CHATSERVER_ORIGINS: the page's own address, or *")
         self._settings, self._bridge, self._clock = settings, bridge, clock
         self._key = OctKey.import_key(key)
         self._bucket = Bucket()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -115,9 +115,13 @@ async def issue_batch(call: Call[DryRun, BatchIn]) -> web.Response:
         for index in lane:
             problem = await items[index].issue(problem)
 
-    async with call.audited(*deeds), asyncio.TaskGroup() as group:
-        for lane in lanes.values():
-            group.create_task(run(lane))
+    async with call.audited(*deeds):
+        async with asyncio.TaskGroup() as group:
+            for lane in lanes.values():
+                group.create_task(run(lane))
+        if dry_run:
+            told = Counter(item.result["status"] for item in items)
+            deeds[0].result = "would be " + ", ".join(f"{status}: {count}" for status, count in sorted(told.items()))
     return reply({"results": [item.result for item in items], "dry_run": dry_run}, 207)
 
 

@@ -18,7 +18,7 @@ from backoffice.intake import NoQuery, Query
 from backoffice.operators import Caller, Role
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
-from backoffice.routes import ACCESS, BRIDGE, LABEL, WATCH, Call, Handler, refused, require
+from backoffice.routes import ACCESS, BRIDGE, CALLER, LABEL, WATCH, Call, Handler, refused, refused_read, require
 from backoffice.ui.words import Words, words_for
 from bridge.client import Bridge
 from bridge.errors import BridgeError
@@ -105,6 +105,8 @@ def add_page(app: web.Application, path: str, handler: PageHandler, role: Role =
             async with asyncio.timeout(DEADLINE_S):
                 return await handler(page)
         except Problem as problem:
+            request[CALLER] = page.caller
+            await refused_read(request, f"pages.{handler.__name__}", problem)
             return page.render("problem.html", status=problem.status, problem=problem)
         except (BridgeError, TimeoutError) as error:
             met = from_error(error) if isinstance(error, BridgeError) else unreachable()

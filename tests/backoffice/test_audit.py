@@ -120,6 +120,13 @@ async def test_a_flood_of_strangers_does_not_fill_the_chain(api: Api) -> None:
     assert 100 <= len(answer.json["items"]) < 200
 
 
+async def test_a_flood_of_refused_reads_does_not_fill_the_chain(api: Api) -> None:
+    for _ in range(6):
+        await asyncio.gather(*(api.as_("viewer").get("/operators") for _ in range(50)))
+    answer = await api.get("/audit?by=viewer&limit=500")
+    assert 100 <= len(answer.json["items"]) < 200
+
+
 WRITES = [f"{route.method} {route.path}" for route in routes(BackofficeSettings()) if route.writes]
 
 

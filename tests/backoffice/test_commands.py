@@ -200,7 +200,7 @@ async def test_a_dry_run_of_a_batch_has_one_entry_in_the_audit_chain(api: Api) -
     intent, result = await audited(api, 2)
     assert (intent["by"], intent["action"], intent["target"]) == ("operator", "commands.issue", "batch")
     assert intent["detail"] == {"dry_run": True, "commands": 2}
-    assert (result["result"], result["of"]) == ("done", intent["seq"])
+    assert (result["result"], result["of"]) == ("would be 202: 1, 422: 1", intent["seq"])
 
 
 async def test_a_full_batch_of_one_subject_is_accepted_in_its_order(api: Api) -> None:

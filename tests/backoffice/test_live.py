@@ -263,12 +263,12 @@ async def test_who_does_not_read_is_cut_off(
 
 async def test_what_is_kept_and_what_waits_is_bounded() -> None:
     live = Live()
-    slow = live.listen(["x"])
+    slow = live.listen(["x"], live.place(None))
     waiting = asyncio.ensure_future(anext(slow))
     await asyncio.wait((waiting,), timeout=0)
     for number in range(KEPT + QUEUE + 10):
         live.tell("x", number)
-    assert len(live._kept) == KEPT
+    assert len(live._kept["x"]) == KEPT
     with pytest.raises(TooSlow):
         await waiting
     assert not live._listeners
@@ -278,7 +278,7 @@ def going(item: int) -> list[int]:
     return [item, 0]
 
 
-async def heard(live: Live, topics: list[str], after: str | None, number: int) -> list[tuple[str, str] | None]:
+async def heard(live: Live, topics: list[str], after: str, number: int) -> list[tuple[str, str] | None]:
     """The next events: topic and data."""
     listener = live.listen(topics, after)
     async with asyncio.timeout(20):
@@ -296,12 +296,12 @@ async def test_only_what_changed_is_told_again() -> None:
     live.tell_things("nodes", {"a": 1}, going)
     live.tell("end", "now")
     assert await heard(live, ["nodes", "end"], start, 3) == [("nodes", "1"), ("nodes", "[2,0]"), ("end", '"now"')]
-    assert await heard(live, ["nodes"], None, 1) == [("nodes", "1")]
+    assert await heard(live, ["nodes"], live.place(None), 1) == [("nodes", "1")]
 
 
 async def test_who_is_slow_hears_the_latest_of_each_thing_and_all_that_happened_once() -> None:
     live = Live()
-    listener = live.listen(["shards", "commands"])
+    listener = live.listen(["shards", "commands"], live.place(None))
     first = asyncio.ensure_future(anext(listener))
     await asyncio.wait((first,), timeout=0)
     for number in range(QUEUE):
@@ -313,15 +313,28 @@ async def test_who_is_slow_hears_the_latest_of_each_thing_and_all_that_happened_
     assert {event.data for event in events if event and event.topic == "shards"} == {b"%d" % (QUEUE - 1)}
 
 
-async def test_a_topic_that_others_crowd_out_is_no_gap_for_who_heard_all_of_it() -> None:
+async def test_no_topic_crowds_another_one_out_and_what_one_forgets_is_a_gap_for_who_did_not_hear_it() -> None:
     live = Live()
     live.tell("commands", "kept")
     place = live.place(None)
-    for number in range(KEPT - 1):
+    for number in range(KEPT + 1):
         live.tell("sample", number)
-    live.tell("commands", "last")  # the first one is dropped
+    live.tell("commands", "last")
     assert await heard(live, ["commands"], place, 1) == [("commands", '"last"')]
-    assert await heard(live, ["commands"], f"{live.boot}-0", 2) == [None, ("commands", '"last"')]
+    assert await heard(live, ["commands"], f"{live.boot}-0", 2) == [("commands", '"kept"'), ("commands", '"last"')]
+    assert await heard(live, ["sample"], place, 2) == [None, ("sample", "1")]
+
+
+async def test_who_missed_what_went_does_not_hear_again_what_it_heard() -> None:
+    live = Live()
+    live.tell("commands", "heard")
+    place = live.place(None)
+    for number in range(KEPT_GONE + 2):
+        live.tell_things("nodes", {str(number): number}, going)
+    live.tell("commands", "new")
+    told = await heard(live, ["commands", "nodes"], place, KEPT_GONE + 3)
+    assert told[0] is None
+    assert [event for event in told[1:] if event and event[0] == "commands"] == [("commands", '"new"')]
 
 
 async def test_so_many_things_that_went_are_known_and_no_more() -> None:

@@ -91,6 +91,7 @@ async def test_a_made_up_password_is_changed_before_anything_else(api: Api, visi
     made = await api.post("/operators", {"name": "bo", "role": "viewer"})
     await visitor.log_in("bo", made.json["password"])
     assert await visitor.get("/commands") == (303, "/password")
+    assert 'data-topics=""' in (await visitor.get("/password"))[1]  # it would be refused, again and again
     new = "a much better password"
     status, page = await visitor.submit("/password", old=made.json["password"], new=new, again="another one")
     assert (status, "the two are not the same" in page) == (422, True)
@@ -110,6 +111,8 @@ async def test_a_viewer_sees_why_buttons_are_off_and_no_access_page(api: Api, no
     assert "This takes the role operator; yours is viewer." in page
     assert "data-act=" not in page
     assert (await visitor.get("/access"))[0] == 403
+    [entry] = (await api.get("/audit?by=vi&action=pages")).json["items"]
+    assert (entry["target"], entry["result"]) == ("/access", "refused forbidden")
     assert 'href="/access"' not in page
 
 

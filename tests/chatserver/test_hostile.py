@@ -134,6 +134,20 @@ async def test_a_client_has_a_moment_for_its_own_close_frame_and_nothing_else_is
         assert await client.rest() == b""
 
 
+async def test_who_broke_the_rules_has_a_moment_to_read_so(
+    chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.connection.LAST_S", 30.0)
+    monkeypatch.setattr("chatserver.connection.CLOSE_TIMEOUT_S", 60.0)
+    async with raw(node) as client:
+        await client.upgraded()
+        client.writer.write(frame(TEXT, b"x" * 20_000))
+        await client.reader.readuntil(struct.pack("!H", 1009))
+        other = await chat.client(node, "u2", "lobby")
+        await other.ask("ping")
+        assert not client.reader.at_eof()
+
+
 async def test_who_goes_on_sending_after_the_close_is_not_listened_to_for_long(chat: Chat, node: RunningNode) -> None:
     async with raw(node) as client:
         await client.upgraded()

@@ -125,9 +125,13 @@ async def test_the_page_learns_rooms_and_other_nodes(chat: Chat, demo: RunningNo
     assert answer == {"rooms": [{"id": "lobby", "title": "Lobby"}], "nodes": [other.url]}
 
 
-def test_a_page_that_could_not_work_is_refused() -> None:
-    given = ChatSettings(jwt_key=SecretStr('{"keys": []}'))
-    with pytest.raises(Misconfigured, match="CHATSERVER_JWT_KEY"):
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [({"origins": ()}, "CHATSERVER_ORIGINS"), ({"jwt_key": SecretStr('{"keys": []}')}, "CHATSERVER_JWT_KEY")],
+)
+def test_a_page_that_could_not_work_is_refused(settings: dict[str, Any], remedy: str) -> None:
+    given = ChatSettings(**{"jwt_key": SecretStr(SECRET), "origins": ("*",), **settings})
+    with pytest.raises(Misconfigured, match=remedy):
         DemoPage(given, None)  # type: ignore[arg-type]  # nothing is asked of it
 
 

@@ -50,7 +50,7 @@ async def test_a_lease_runs_out(fleet: Fleet) -> None:
     fleet.by_hand = True
     stream = (await fleet.bridge(lease_seconds=0.5)).streams[0]
     lease = await take(stream)
-    assert await fleet.raw.pttl("chat:{0}:lease") <= 500
+    assert await fleet.raw.pttl("chat:{0}:lease") in (-2, *range(501))  # gone already, or about to be
     taken = await until(lambda: _lease_or_none(stream, "node-y/boot"))
     assert taken.epoch > lease.epoch
 

@@ -8,8 +8,9 @@ const SESSION_MS = 15000, AGAIN_MS = 5000
 let source = null, timer = null, busy = false, again = false, last = 0, paused = false
 
 export function listen() {
-  connect(document.body.dataset.topics.split(','))
-  addEventListener('pagehide', () => source.close())
+  const { topics } = document.body.dataset
+  if (topics) connect(topics.split(','))
+  addEventListener('pagehide', () => source?.close())
   setInterval(check, SESSION_MS)
   const pause = document.querySelector('[data-pause]')
   pause?.addEventListener('click', () => {
