@@ -263,7 +263,7 @@ class Inspector:
         steps = envelope.first_steps()
         state, node, attempts = "accepted", None, 0
         if rows:
-            starts, failed = (int(value or 0) for value in counted)
+            starts, failed = (int((value or b"0").split()[0]) for value in counted)
             node = rows[0][1].decode()
             state = "retrying" if failed and not starts else "handling"
             attempts = max(1, starts + failed)

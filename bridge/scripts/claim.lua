@@ -7,6 +7,17 @@
 -- the stream has no fields; it stays pending (XAUTOCLAIM and XCLAIM would drop it unseen) until the holder buries it.
 --!include fence
 --!include clock
+
+-- Starts that never ended. One that was under way when the server became another one may have lost its shard by that,
+-- and proves nothing; it is counted again if it does not end on this one.
+local function never_ended(record, incarnation)
+  local starts, since = string.match(record or '', '^(%d+) ?(%x*)$')
+  if not starts or since == '' or since == incarnation then
+    return starts or false
+  end
+  return digits(tonumber(starts) - 1)
+end
+
 local incarnation, fenced = fence(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
 if not incarnation then
   return fenced
@@ -31,7 +42,7 @@ for i, row in ipairs(pending) do
     table.insert(claimed, id)
   end
   local known = redis.call('HMGET', KEYS[5], id, id .. ':failed')
-  entries[i] = {id, entry and entry[2] or {}, row[2], digits(now - row[3]), known[1], known[2]}
+  entries[i] = {id, entry and entry[2] or {}, row[2], digits(now - row[3]), never_ended(known[1], incarnation), known[2]}
 end
 if claimed[1] then
   table.insert(claimed, 'JUSTID')

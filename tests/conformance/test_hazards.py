@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -491,6 +492,38 @@ async def test_a_command_is_buried_after_exactly_its_limit_of_deaths(
     assert outcome is not None
     assert outcome.state == state
     assert await letters(bridge) == ({receipt.id: "killed_its_node"} if state == "dead" else {})
+
+
+@pytest.mark.parametrize(("deaths_after", "state"), [(0, "done"), (1, "dead")])
+async def test_a_start_that_was_under_way_as_the_server_changed_is_no_death(
+    own_fleet: Fleet, deaths_after: int, state: str
+) -> None:
+    """It may have lost its shard by that. One that does not end on the new server either is counted again."""
+    bridge = await own_fleet.bridge(max_deaths=3)
+    stream = bridge.streams[0]
+    receipt = await do(bridge)
+    lease = await take(stream)
+    _, [entry], _ = await stream.read(lease, "node-0", 10)
+    await vanish(stream, lease)
+
+    async def die(node: str) -> None:
+        lease = await take(stream, f"{node}/boot")
+        [claimed] = (await stream.claim(lease, node)).entries
+        await vanish(stream, lease, entry.id, presumed=1 if claimed.starts is None else claimed.starts)
+
+    for node in ("node-1", "node-2"):
+        await die(node)
+    await own_fleet.server.restart()
+    await answered(partial(bridge.redis.call, "PING"))
+    for _ in range(deaths_after):
+        await die("node-3")
+    shown = await bridge.outcome(receipt.id)
+    assert shown is not None
+    assert shown.attempts == 3
+    await own_fleet.node("node-y", max_deaths=3)
+    outcome = await bridge.outcome(receipt.id, wait=5)
+    assert outcome is not None
+    assert outcome.state == state
 
 
 async def test_who_inherits_presumes_that_what_was_read_was_started(fleet: Fleet, events: Recorder) -> None:
