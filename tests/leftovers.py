@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -47,4 +48,12 @@ def _children_of(task: Path) -> list[str]:
 
 def tasks() -> list[str]:
     """Tasks of this event loop that are not done, without the one that asks."""
-    return [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    return [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task() and not _is_stuck(task)]
+
+
+def _is_stuck(task: asyncio.Task[Any]) -> bool:
+    """Whether it is SQLAlchemy's, which closes a connection to SQLite whose user was cancelled twice.
+
+    The second time stops the connection's thread, which the first close then waits for (aiosqlite 0.22.1).
+    """
+    return getattr(task.get_coro(), "__qualname__", "").endswith("._terminate_graceful_close")
