@@ -54,10 +54,13 @@ class PuttingBack:
             late = [row for row, answer in zip(batch, answers, strict=True) if answer == "superseded"]
             if late:
                 await self._bury(current, late)
-            for row, answer in zip(batch, answers, strict=True):
-                if answer in _WHY:
-                    self._tell(row, _WHY[answer])
-            await self._journal.stand([row.number for row in batch], current)
+            given_up = {row.number: answer for row, answer in zip(batch, answers, strict=True) if answer in _WHY}
+            for row in batch:
+                if row.number in given_up:
+                    self._tell(row, _WHY[given_up[row.number]])
+            # What was told is not done after all on a later server, when its subject has gone on.
+            await self._journal.forget(list(given_up))
+            await self._journal.stand([row.number for row in batch if row.number not in given_up], current)
 
     async def _replay(self, current: str, rows: Sequence[Row]) -> list[str]:
         """What became of each. One that cannot be put back holds no other up: it is told, and tried on the next server.

@@ -286,6 +286,29 @@ async def test_a_requeue_is_not_repeated_where_a_node_has_begun_its_command(
     assert await own_fleet.log() == [7]
 
 
+async def test_a_requeue_that_was_told_as_not_repeated_is_not_repeated_later_either(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    desk.handle = gate = Gate(Once())
+    await own_fleet.node("node-first", max_attempts=1)
+    receipt = await do(publisher, 7)
+    await until(lambda: gate.entered)
+    past = Past(own_fleet.server)
+    gate.open()
+    await publisher.outcome(receipt.id, wait=5)
+    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    await own_fleet.leave("node-first")
+    await past.return_()
+    await replayed(events, publisher)
+    assert events.all(NotReplayed, operation="requeue")
+    await own_fleet.node("node-second", max_attempts=1)
+    await events.wait_for_many(2, Buried, id=receipt.id)
+    await own_fleet.server.restart()
+    await replayed(events, publisher)
+    assert await state(publisher, str(new_id)) is None
+    assert (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+
+
 async def test_a_discarded_letter_stays_away(
     own_fleet: Fleet, publisher: Bridge, dead_id: str, events: Recorder
 ) -> None:
