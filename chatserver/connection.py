@@ -18,7 +18,7 @@ from chatserver.limits import Bucket, Limits
 OUTBOX_BYTES: Final = 256 * 1024  # what may wait for a client, besides the answer to its own last frame
 CLOSE_TIMEOUT_S: Final = 3.0  # for a client to take note of a close; then the socket is cut
 LAST_S: Final = 1.0  # for a client to read a close frame whose answer is not looked for
-LAST_BYTES: Final = 64 * 1024  # of what a client had on the way when we closed, its own close frame behind it
+LAST_BYTES: Final = 4096  # of what a client had on the way when we closed; more may be a flood
 MAX_REASON_BYTES: Final = 120  # a close frame has room for 123
 STALLED_S: Final = 10.0  # for a client to take most of what waits for it
 SEND_BUFFER_BYTES: Final = 64 * 1024  # the kernel's share of an outbox: it would grow to megabytes by itself
