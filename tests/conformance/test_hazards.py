@@ -472,6 +472,20 @@ async def test_waiting_beside_a_killer_is_no_death(fleet: Fleet, desk: Desk, eve
     assert await letters(bridge) == {}
 
 
+async def die_first(stream: ShardStream) -> None:
+    """A node reads the shard's command, and is gone."""
+    lease = await take(stream)
+    await stream.read(lease, "node-0", 10)
+    await vanish(stream, lease)
+
+
+async def die_again(stream: ShardStream, node: str) -> None:
+    """A node inherits the shard's command, begins it, and is gone."""
+    lease = await take(stream, f"{node}/boot")
+    [claimed] = (await stream.claim(lease, node)).entries
+    await vanish(stream, lease, claimed.id, presumed=1 if claimed.starts is None else claimed.starts)
+
+
 @pytest.mark.parametrize(("deaths", "state"), [(2, "done"), (3, "dead")])
 async def test_a_command_is_buried_after_exactly_its_limit_of_deaths(
     fleet: Fleet, events: Recorder, deaths: int, state: str
@@ -480,13 +494,9 @@ async def test_a_command_is_buried_after_exactly_its_limit_of_deaths(
     bridge = await fleet.bridge(max_deaths=3)
     stream = bridge.streams[0]
     receipt = await do(bridge)
-    lease = await take(stream)
-    _, [entry], _ = await stream.read(lease, "node-0", 10)
-    await vanish(stream, lease)
+    await die_first(stream)
     for i in range(1, deaths):
-        lease = await take(stream, f"node-{i}/boot")
-        [claimed] = (await stream.claim(lease, f"node-{i}")).entries
-        await vanish(stream, lease, entry.id, presumed=1 if claimed.starts is None else claimed.starts)
+        await die_again(stream, f"node-{i}")
     await fleet.node("node-y", max_deaths=3)
     outcome = await bridge.outcome(receipt.id, wait=5)
     assert outcome is not None
@@ -502,21 +512,13 @@ async def test_a_start_that_was_under_way_as_the_server_changed_is_no_death(
     bridge = await own_fleet.bridge(max_deaths=3)
     stream = bridge.streams[0]
     receipt = await do(bridge)
-    lease = await take(stream)
-    _, [entry], _ = await stream.read(lease, "node-0", 10)
-    await vanish(stream, lease)
-
-    async def die(node: str) -> None:
-        lease = await take(stream, f"{node}/boot")
-        [claimed] = (await stream.claim(lease, node)).entries
-        await vanish(stream, lease, entry.id, presumed=1 if claimed.starts is None else claimed.starts)
-
+    await die_first(stream)
     for node in ("node-1", "node-2"):
-        await die(node)
+        await die_again(stream, node)
     await own_fleet.server.restart()
     await answered(partial(bridge.redis.call, "PING"))
     for _ in range(deaths_after):
-        await die("node-3")
+        await die_again(stream, "node-3")
     shown = await bridge.outcome(receipt.id)
     assert shown is not None
     assert shown.attempts == 3
