@@ -265,48 +265,47 @@ async def test_a_requeued_command_takes_the_place_of_the_first_where_that_one_wa
     assert await own_fleet.log() == [7]
 
 
+async def requeued_after_it_had_begun(
+    fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder, first: Once
+) -> tuple[str, str]:
+    """A command that the server knows as begun, and its repetition, of which it knows nothing."""
+    desk.handle = gate = Gate(first)
+    await fleet.node("node-first", max_attempts=1)
+    receipt = await do(publisher, 7)
+    await until(lambda: gate.entered)
+    past = Past(fleet.server)
+    gate.open()
+    await publisher.outcome(receipt.id, wait=5)
+    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    await fleet.leave("node-first")
+    await past.return_()
+    await replayed(events, publisher)
+    return receipt.id, str(new_id)
+
+
 async def test_a_requeue_is_not_repeated_where_a_node_has_begun_its_command(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
-    desk.handle = gate = Gate(once := Once())
-    await own_fleet.node("node-first", max_attempts=1)
-    receipt = await do(publisher, 7)
-    await until(lambda: gate.entered)
-    past = Past(own_fleet.server)
-    gate.open()
-    await publisher.outcome(receipt.id, wait=5)
-    await publisher.dead.requeue([receipt.id], by="operator", reason="again")
-    await own_fleet.leave("node-first")
-    once.open = True
-    await past.return_()
-    await replayed(events, publisher)
+    once = Once()
+    id, _ = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, once)
     assert events.all(NotReplayed, operation="requeue")
+    once.open = True
     await own_fleet.node()
-    await events.wait_for(Settled, id=receipt.id, state="done")
+    await events.wait_for(Settled, id=id, state="done")
     assert await own_fleet.log() == [7]
 
 
 async def test_a_requeue_that_was_told_as_not_repeated_is_not_repeated_later_either(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
-    desk.handle = gate = Gate(Once())
-    await own_fleet.node("node-first", max_attempts=1)
-    receipt = await do(publisher, 7)
-    await until(lambda: gate.entered)
-    past = Past(own_fleet.server)
-    gate.open()
-    await publisher.outcome(receipt.id, wait=5)
-    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
-    await own_fleet.leave("node-first")
-    await past.return_()
-    await replayed(events, publisher)
+    id, new_id = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, Once())
     assert events.all(NotReplayed, operation="requeue")
     await own_fleet.node("node-second", max_attempts=1)
-    await events.wait_for_many(2, Buried, id=receipt.id)
+    await events.wait_for_many(2, Buried, id=id)
     await own_fleet.server.restart()
     await replayed(events, publisher)
-    assert await state(publisher, str(new_id)) is None
-    assert (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    assert await state(publisher, new_id) is None
+    assert (await publisher.dead.requeue([id], by="operator", reason="again")).done
 
 
 async def test_a_discarded_letter_stays_away(
