@@ -1,7 +1,7 @@
-"""HTTP: POST /commands, authenticated and validated, against a handler that only appends.
+"""HTTP: POST /commands, authenticated, validated and audited, against a handler that only appends.
 
 As ``python -m bench.http theirs URL`` it is the server to compare with; as ``python -m bench.http load URL TOKEN
-REQUESTS`` the process that asks.
+REQUESTS CALLERS`` the process that asks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.workload import pooled, redis_py, redis_server
 from bridge.child import Child
 from bridge.process import new_event_loop
 
-CALLERS = 50  # connections, each with one request at a time
+CALLERS = 50, 256  # connections, each with one request at a time
 POOL = 50
 REQUESTS = 8000  # a round
 BAR = 1.5
@@ -39,22 +39,28 @@ async def bench(session: Session) -> AsyncIterator[Row]:
     async with (
         redis_server() as server,
         back_office(server.url) as office,
+        child("bench.http_least", server.url, TOKEN) as least,
         child("bench.http", "theirs", server.url) as app,
     ):
         their_url, their_pid = await app.hear()
-        spent: dict[str, list[float]] = {"ours": [], "theirs": []}
-        ours, theirs = await session.rounds(
-            "http",
-            partial(_ask, server.url, f"{office.told['url']}/api/v1/commands", office.pid, requests, spent["ours"]),
-            partial(_ask, server.url, their_url, their_pid, requests, spent["theirs"]),
-        )
-        notes = {f"{side} cpu_us": round(min(values) * 1e6, 1) for side, values in spent.items()}
-        yield Row(
-            "http", f"{CALLERS} callers, POST /commands against POST → XADD", "per s", ours, theirs, BAR, notes=notes
-        )
-        spent_ratio = [1 / value for value in spent["ours"]], [1 / value for value in spent["theirs"]]
-        figures = [type(ours)(tuple(values)) for values in spent_ratio]
-        yield Row("http", "the same, requests per second of the server's own processor time", "per s", *figures)
+        least_url, least_pid = await least.hear()
+        sides = {
+            "POST /commands": (f"{office.told['url']}/api/v1/commands", office.pid, BAR),
+            "the least that could be called audited": (least_url, least_pid, None),
+        }
+        for callers in CALLERS:
+            for side, (url, pid, bar) in sides.items():
+                ours_s: list[float] = []
+                theirs_s: list[float] = []
+                ours, theirs = await session.rounds(
+                    "http",
+                    partial(_ask, server.url, url, pid, requests, callers, ours_s),
+                    partial(_ask, server.url, their_url, their_pid, requests, callers, theirs_s),
+                )
+                case = f"{callers} callers, {side} against POST → XADD"
+                yield Row("http", case, "per s", ours, theirs, bar)
+                spent = [type(ours)(tuple(1 / value for value in values)) for values in (ours_s, theirs_s)]
+                yield Row("http", "the same, requests per second of the server's own processor time", "per s", *spent)
 
 
 @asynccontextmanager
@@ -75,11 +81,11 @@ async def back_office(redis_url: str) -> AsyncIterator[Child]:
             await office.stop()
 
 
-async def _ask(redis_url: str, url: str, pid: int, requests: int, spent: list[float]) -> float:
+async def _ask(redis_url: str, url: str, pid: int, requests: int, callers: int, spent: list[float]) -> float:
     async with redis_py(redis_url) as client:
         await client.delete("bench:stream", *[f"chat:{{{shard}}}:commands" for shard in range(64)])
     before = _cpu_s(pid)
-    async with child("bench.http", "load", url, TOKEN, str(requests)) as load:
+    async with child("bench.http", "load", url, TOKEN, str(requests), str(callers)) as load:
         rate = float(await load.hear())
     spent.append((_cpu_s(pid) - before) / requests)
     return rate
@@ -111,7 +117,7 @@ async def _serve_theirs(url: str) -> None:
         await runner.cleanup()
 
 
-async def _load(url: str, token: str, requests: int) -> None:
+async def _load(url: str, token: str, requests: int, callers: int) -> None:
     """Ask as fast as answers come. A bare client: a full one would take more of the processor than the server does."""
     parts, body = urlsplit(url), orjson.dumps(BODY)
     request = (
@@ -132,7 +138,7 @@ async def _load(url: str, token: str, requests: int) -> None:
         writer.close()
 
     began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
     say(requests / (time.perf_counter() - began))
 
 
@@ -141,4 +147,4 @@ if __name__ == "__main__":
         if sys.argv[1] == "theirs":
             runner.run(_serve_theirs(sys.argv[2]))
         else:
-            runner.run(_load(sys.argv[2], sys.argv[3], int(sys.argv[4])))
+            runner.run(_load(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
