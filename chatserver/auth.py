@@ -100,7 +100,7 @@ class Tokens:
         except InvalidKeyIdError:
             raise
         except JoseError as error:
-            raise BadToken(f"the token is not valid: {error.description or error.error}") from error
+            raise BadToken(f"the token is not valid: {_sayable(error.description or error.error)}") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise BadToken("the token cannot be read") from error
         return _identity(decoded.claims)
@@ -128,15 +128,29 @@ def _read_key(text: str) -> OctKey | KeySet:
     return OctKey.import_key(secret)
 
 
+def _sayable(fault: str) -> str:
+    """What the client may be told: the fault quotes its token, which may have half a character in it."""
+    return fault.encode("ascii", "backslashreplace").decode()
+
+
 def _identity(claims: dict[str, Any]) -> Identity:
     try:
         user = _ID.validate_python(claims["sub"], strict=True)
     except ValidationError:
         raise BadToken("the token's sub is no user id: 1-64 of A-Z a-z 0-9 . _ @ + -") from None
     name = claims.get("name", user)
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS or not _is_text(name):
         raise BadToken(f"the token's name must have 1-{MAX_NAME_CHARS} characters")
     return Identity(user, name, float(min(claims["exp"], _FOR_EVER)))
+
+
+def _is_text(name: str) -> bool:
+    """Whether it is in characters; JSON may have halves of them, which nobody could be sent."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def fetch_from(url: str) -> Fetch:

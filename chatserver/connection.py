@@ -120,7 +120,7 @@ class Connection(ServerConnection):
         """
         if self.protocol.state is not OPEN:
             return
-        self.protocol.send_close(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
+        self.protocol.send_close(code, reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore"))
         self.send_data()
         self.closed_with = code
         self._cut = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 from joserfc.jws import JWSRegistry
 
@@ -94,6 +95,32 @@ GOOD = {"sub": "u1", "exp": NOW + 60}
 async def test_what_is_not_signed_with_our_secret_is_refused(text: str) -> None:
     with pytest.raises(BadToken):
         await tokens().check(text)
+
+
+HALF = json.loads('"\\ud800"')  # of a character
+
+
+def odd(header: dict[str, Any]) -> str:
+    """No token; its header has what orjson would not write."""
+    return f"{part(json.dumps(header).encode())}.{part(GOOD)}.x"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"alg": HALF}, {"alg": "HS256", "crit": [HALF]}],
+    ids=["algorithm", "critical"],
+)
+async def test_what_is_said_about_a_bad_header_can_be_sent(header: dict[str, Any]) -> None:
+    with pytest.raises(BadToken) as refused:
+        await tokens().check(odd(header))
+    assert "ud800" in str(refused.value).encode().decode()
+
+
+async def test_a_name_with_half_a_character_is_refused() -> None:
+    text = json.dumps({**GOOD, "name": HALF})
+    signed_half = jws.serialize_compact({"alg": "HS256"}, text, OctKey.import_key(SECRET))
+    with pytest.raises(BadToken, match="name"):
+        await tokens().check(signed_half)
 
 
 async def test_issuer_and_audience_must_fit_where_they_are_set() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from typing import Any
@@ -42,6 +43,29 @@ async def test_a_bad_token_closes(node: RunningNode, bad: str) -> None:
     async with connected(node.url) as client:
         await client.send(type="auth", id=1, token=bad)
         assert await client.close_code() == 4501
+
+
+@pytest.mark.parametrize("header", [rb'{"alg":"\ud800"}', rb'{"alg":"HS256","crit":["\ud800"]}'], ids=["alg", "crit"])
+async def test_half_a_character_in_a_token_makes_it_a_bad_one_like_any_other(
+    chat: Chat, node: RunningNode, header: bytes
+) -> None:
+    bad = base64.urlsafe_b64encode(header).rstrip(b"=").decode() + ".e30.x"
+    member = await chat.client(node, "u1")
+    refused = await member.ask("auth", token=bad)
+    assert (refused["code"], refused["temporary"]) == ("unauthorized", False)
+    assert (await member.ask("ping"))["type"] == "pong"
+    async with connected(node.url) as stranger:
+        await stranger.send(type="auth", id=1, token=bad)
+        assert await stranger.close_code() == 4501
+
+
+async def test_a_reason_that_cannot_be_sent_as_it_is_does_not_keep_a_close_from_its_code(
+    chat: Chat, node: RunningNode
+) -> None:
+    client = await chat.client(node)
+    (here,) = node.node.hub.clients
+    here.socket.shut(4503, json.loads('"\\ud800"'))
+    assert await client.close_code() == 4503
 
 
 async def test_clocks_may_differ_by_five_seconds(node: RunningNode) -> None:
