@@ -101,6 +101,7 @@ class Link(asyncio.Protocol):
         )
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[tuple[asyncio.Future[Any], _Source | None]] = deque()
+        self.resent = 0  # scripts that the server had forgotten, so that they ran later than they were first sent
         self._outgoing: list[bytes] = []
         self._heard = 0.0  # loop time of the last sign of life while something waited
         self._watch: asyncio.TimerHandle | None = None
@@ -266,6 +267,7 @@ class Link(asyncio.Protocol):
         if isinstance(reply, BridgeError):
             if type(reply) is NoScript and resend is not None:
                 source, tail = resend
+                self.resent += 1
                 self._enqueue(future, _pack(("EVAL", source, *tail)), None)
             else:
                 future.set_exception(reply)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bridge.connection import Redis
 from bridge.errors import BridgeError, NotTaken
-from bridge.link import Argument
+from bridge.link import Argument, Link
 from bridge.scripts import Script
 
 
@@ -80,15 +80,20 @@ class Replicated:
         finally:
             del self._sending[primary]
 
+    def _wait(self, link: Link) -> asyncio.Future[int]:
+        return link.send("WAIT", self.wanted, int(self._within_s * 1000))
+
     async def _send_batch(self, redis: Redis, batch: Sequence[_Write]) -> None:
         link = redis.link_to(batch[0].keys[0])
         if link is None:
             answers: list[Any] = [NotTaken("Redis is not connected; nothing was sent")] * len(batch)
             replicas: Any = 0
         else:
+            resent = link.resent
             calls = [link.send_script(*write[:3]) for write in batch]
-            waited = link.send("WAIT", self.wanted, int(self._within_s * 1000))
-            *answers, replicas = await asyncio.gather(*calls, waited, return_exceptions=True)
+            *answers, replicas = await asyncio.gather(*calls, self._wait(link), return_exceptions=True)
+            if link.resent != resent:  # that WAIT was answered before they ran
+                (replicas,) = await asyncio.gather(self._wait(link), return_exceptions=True)
         for write, answer in zip(batch, answers, strict=True):
             if write.answered.done():
                 continue

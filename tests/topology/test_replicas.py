@@ -56,6 +56,22 @@ async def test_a_command_counts_only_once_a_replica_has_it(topology: Topology, p
 
 
 @pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("settings", [{"wait_replicas": 1}])
+async def test_the_replica_has_it_where_the_server_had_forgotten_the_script(topology: Topology, party: Party) -> None:
+    await answered(partial(publish, party, 0, idempotency_key="n0"))
+    lagging = await replicas(topology, party)
+    await topology.flush_scripts()
+    for replica in lagging:
+        topology.stop(replica)
+    with pytest.raises(NotReplicated):
+        await publish(party, 1, idempotency_key="n1")
+    for replica in lagging:
+        topology.cont(replica)
+    assert (await answered(partial(publish, party, 1, idempotency_key="n1"))).duplicate
+    await party.drained()
+
+
+@pytest.mark.usefixtures("steady")
 async def test_done_is_told_once_a_replica_has_it(topology: Topology, party: Party, events: Recorder) -> None:
     """A fail-over right after an operator was told must not undo what they were told."""
     before = await publish(party, 0)
