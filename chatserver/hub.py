@@ -12,7 +12,7 @@ from chatserver import frames
 from chatserver.auth import LEEWAY_S
 from chatserver.connection import Connection
 from chatserver.frames import Close
-from chatserver.limits import Bucket
+from chatserver.limits import BURST_S, Bucket
 from chatserver.snapshots import Membership, SessionKey
 
 AUTH_S = 10.0  # from the first frame of ours to a good token of theirs
@@ -43,7 +43,7 @@ class Client:
 
 @dataclass(slots=True)
 class Person:
-    """A user's sessions here; what they say together is limited."""
+    """A user's sessions here; what they say together is limited, and what one said that was there just now."""
 
     clients: list[Client] = field(default_factory=list)
     messages: Bucket = field(default_factory=Bucket)
@@ -56,6 +56,7 @@ class Hub:
         self.heartbeat_s, self.clock = heartbeat_s, clock
         self.clients: set[Client] = set()
         self._people: dict[str, Person] = {}
+        self._absent: set[str] = set()  # those of them without a session
         self._swept_at = self._awake_since = 0.0  # loop times
 
     def add(self, client: Client) -> None:
@@ -65,13 +66,14 @@ class Hub:
         """From now on the client gets what concerns its user."""
         client.user, client.name, client.expires_at = user, name, expires_at
         self._people.setdefault(user, Person()).clients.append(client)
+        self._absent.discard(user)
 
     def forget_user(self, client: Client) -> None:
         person = self._people.get(client.user)
         if person is not None and client in person.clients:
             person.clients.remove(client)
-            if not person.clients:
-                del self._people[client.user]
+            if not person.clients:  # to come back at once does not fill the bucket
+                self._absent.add(client.user)
         client.user = ""
 
     def remove(self, client: Client) -> None:
@@ -103,6 +105,7 @@ class Hub:
         if now - self._swept_at > self.heartbeat_s:  # this process was held up: it was us who did not listen
             self._awake_since = now
         self._swept_at = now
+        self._forget_absent(now)
         for client in tuple(self.clients):
             client.socket.look(now)
             if not client.user or client.began is None:
@@ -112,6 +115,13 @@ class Hub:
                 client.socket.shut(Close.TOKEN_EXPIRED, "the token has expired")
             else:
                 self._keep_alive(client, now)
+
+    def _forget_absent(self, now: float) -> None:
+        """Forget those whose bucket is full again."""
+        for user in tuple(self._absent):
+            if now - self._people[user].messages.asked_at > BURST_S:
+                self._absent.discard(user)
+                del self._people[user]
 
     def _give_up(self, client: Client) -> None:
         if client.turned_away:  # not their fault: they shall come back

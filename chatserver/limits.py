@@ -10,23 +10,22 @@ from typing import Final
 from bridge.errors import Misconfigured
 
 MAX_WORDS_BYTES: Final = 1 << 20
+BURST_S: Final = 2.0  # a user's messages of so long may come at once after a pause, and a pause need not be longer
 
 
 class Bucket:
     """A token bucket: ``rate`` a second, and ``burst`` at once after a pause."""
 
-    __slots__ = ("_left", "_since")
+    __slots__ = ("_left", "asked_at")
 
     def __init__(self) -> None:
-        self._left = -1.0  # full at first use
-        self._since = 0.0
+        self._left = 0.0
+        self.asked_at = float("-inf")  # so it is full at first use
 
     def take(self, now: float, *, rate: float, burst: float) -> float:
         """Take one; 0 if there was one, else the seconds until there is."""
-        if self._left < 0:
-            self._left, self._since = burst, now
-        self._left = min(self._left + (now - self._since) * rate, burst)
-        self._since = now
+        self._left = min(self._left + (now - self.asked_at) * rate, burst)
+        self.asked_at = now
         if self._left >= 1:
             self._left -= 1
             return 0.0

@@ -36,7 +36,7 @@ from chatserver.frames import (
 )
 from chatserver.health import Metrics
 from chatserver.hub import Client, Hub
-from chatserver.limits import Limits
+from chatserver.limits import BURST_S, Limits
 from chatserver.rooms import LARGE_ROOM, Rooms
 from chatserver.snapshots import Said, UserNow
 from chatserver.state import ChatState
@@ -243,7 +243,7 @@ class Session:
         if len(text) > limits.text_chars:
             raise Refused("too_large", f"a message may have {limits.text_chars} characters, this has {len(text)}")
         rate = limits.messages_per_s
-        wait = hub.messages(client).take(self._socket.heard_at, rate=rate, burst=2 * rate)
+        wait = hub.messages(client).take(self._socket.heard_at, rate=rate, burst=BURST_S * rate)
         if wait:
             raise Refused("rate_limited", f"at most {rate:g} messages a second", retry_after_ms=int(wait * 1000) + 1)
         if limits.words.found_in(text):

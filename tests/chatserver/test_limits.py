@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from bridge.errors import Misconfigured
 from chatserver.limits import Bucket, Words
+from tests.chatserver.client import signed_in
+from tests.chatserver.conftest import Chat
+from tests.waiting import until
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
@@ -61,3 +64,26 @@ def test_no_file_and_an_empty_one_forbid_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="CHATSERVER_WORDS_FILE"):
         Words.read(tmp_path / "none.txt")
+
+
+async def test_who_comes_back_has_said_what_they_said_until_a_pause_would_have_done_as_well(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.hub.BURST_S", 3600.0)
+    node = await chat.start_node(messages_per_s=1)
+    hub = node.node.hub
+    await chat.done("room.open", "room:lobby")
+    async with signed_in(node.url, "u1", "lobby") as client:
+        (here,) = hub.clients
+        assert (await client.say("lobby", "x"))["type"] == "ok"
+        hub.messages(here)._left = -1000.0  # as if they had said much more than they may
+    await until(lambda: not hub.clients)
+    await hub.sweep()
+    async with signed_in(node.url, "u1", "lobby") as client:
+        assert (await client.say("lobby", "x"))["code"] == "rate_limited"
+        monkeypatch.setattr("chatserver.hub.BURST_S", 0.0)
+        await hub.sweep()
+        assert (await client.say("lobby", "x"))["code"] == "rate_limited"  # they are here
+    await until(lambda: not hub._people)
+    async with signed_in(node.url, "u1", "lobby") as client:
+        assert (await client.say("lobby", "x"))["type"] == "ok"
