@@ -164,7 +164,7 @@ class ChatClient:
                 if loop.time() - opened_at >= STEADY_S:
                     self._route.went_well()
                     attempt = 0
-            after_s = self._route.pause() if lost.after_s is None else lost.after_s
+            after_s = lost.least_s + self._route.pause() if lost.after_s is None else lost.after_s
             attempt += 1
             self._last_reason = lost.reason
             if self._greeted:

@@ -31,10 +31,13 @@ Frame = Mapping[str, Any]
 class Lost(Exception):
     """The connection is gone or could not be made; another one may be tried."""
 
-    def __init__(self, reason: str, *, code: int | None = None, after_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, code: int | None = None, after_s: float | None = None, least_s: float = 0.0
+    ) -> None:
         super().__init__(reason)
         self.reason, self.code = reason, code
-        self.after_s = after_s  # what the server asked for; None = nothing
+        self.after_s = after_s  # what the server gave this client, as it gives each another; None = nothing
+        self.least_s = least_s  # what it told all alike: to wait longer than that, each as it falls out
 
 
 class Socket:
@@ -101,8 +104,7 @@ class Socket:
         except ValueError:
             raise Lost("it does not speak JSON") from None
         if answer["type"] == "error":
-            retry_ms = answer.get("retry_after_ms")
-            raise Lost(f"{answer['code']}: {answer['message']}", after_s=retry_ms and retry_ms / 1000)
+            raise Lost(f"{answer['code']}: {answer['message']}", least_s=(answer.get("retry_after_ms") or 0) / 1000)
         passed("auth")
         self.ready, self.frame_bytes = answer, answer["limits"]["frame_bytes"]
         self._heard_at = self._loop.time()

@@ -168,10 +168,7 @@ export class ChatClient {
   }
 
   async #enter(ready, token) {
-    if (ready.type === 'error') {
-      this.#after = ready.retry_after_ms
-      return this.#lost(1013, ready.message)
-    }
+    if (ready.type === 'error') return this.#lost(1013, ready.message, ready.retry_after_ms)
     const turn = this.#turn
     this.#live = Date.now()
     this.#user = ready.user.user
@@ -202,7 +199,7 @@ export class ChatClient {
     }, Math.min(Math.max(left * 0.8, 1000), 2 ** 31 - 1))
   }
 
-  #lost(code, reason) {
+  #lost(code, reason, least = 0) {
     const steady = this.#live && Date.now() - this.#live > STEADY_MS
     this.#hangUp()
     if (code >= 4500 && code < 5000) return this.#end(new Closed(code, reason))
@@ -211,8 +208,8 @@ export class ChatClient {
       else if (call.type === 'leave') this.#settle(id).resolve()
     }
     this.#failures = steady ? 0 : this.#failures + 1
-    // Full jitter, unless the server gave each client a time of its own.
-    const after_ms = this.#after ?? this.#random() * Math.min(20000, 500 * 2 ** this.#failures)
+    // Full jitter, unless the server gave each client a time of its own; what it tells all alike comes before.
+    const after_ms = this.#after ?? least + this.#random() * Math.min(20000, 500 * 2 ** this.#failures)
     this.#after = undefined
     this.#urls.push(this.#urls.shift())
     this.#emit({ type: 'reconnecting', code, reason, after_ms })

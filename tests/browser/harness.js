@@ -24,6 +24,8 @@ export function drive({ ChatClient }, tellAll) {
   const calls = {
     create(urls, tokens, options) {
       const next = async () => tokens[Math.min(asked++, tokens.length - 1)]
+      const { random } = options
+      if (typeof random === 'number') options.random = () => random
       client = new ChatClient(urls, typeof tokens === 'string' ? tokens : next, { ...options, signal: aborting.signal })
       read()
     },

@@ -339,17 +339,20 @@ async def test_a_room_that_is_closed_meanwhile_is_left_and_told(
     assert (await client.event("left", room="lobby"))["code"] == "room_closed"
 
 
-async def test_without_redis_it_keeps_trying(chat: Chat, server: Server, connect: Connect, start_proxy: Any) -> None:
+async def test_without_redis_it_keeps_trying_less_and_less_often(
+    chat: Chat, server: Server, connect: Connect, start_proxy: Any
+) -> None:
     redis = await start_proxy(server)
     node = await chat.start_node(redis_url=redis.url, drain_seconds=1, **ForPages)
     await chat.done("room.open", "room:lobby", {})
     cable = await Proxy.start(node.http)
     try:
-        client = await connect(ws_url(cable), "u1", "lobby")
+        client = await connect(ws_url(cable), "u1", "lobby", random=0.01)
         redis.cut()
         cable.drop()
-        await client.event("reconnecting", code=1006)
-        await client.event("reconnecting", code=1013)
+        assert (await client.event("reconnecting", code=1006))["after_ms"] == 10
+        told = [(await client.event("reconnecting", code=1013))["after_ms"] for _ in range(2)]
+        assert told == [1020, 1040], "what the node tells all alike, and jitter of its own behind it"
         redis.heal()
         await client.event("resumed", recovered=True)
         assert (await client.call("say", "lobby", "back"))["type"] == "ok"

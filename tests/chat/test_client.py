@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -289,6 +291,35 @@ async def test_a_silent_room_is_no_reason_to_leave_a_node(chat: Chat) -> None:
     async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")):
         await until(lambda: relay.frames.count({"type": "pong"}) >= 4)
         assert relay.visits == 1
+
+
+class Least(random.Random):
+    """Jitter that waits next to nothing, and notes the bounds."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.bounds: list[float] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.bounds.append(b)
+        return b / 1000
+
+
+async def test_clients_that_a_node_cannot_let_in_do_not_come_back_in_step(
+    chat: Chat, server: Server, start_proxy: Callable[..., Any]
+) -> None:
+    redis = await start_proxy(server)
+    node = await chat.start_node(redis_url=redis.url, drain_seconds=1)
+    async with relayed(node.url) as relay, ChatClient(relay.url, token("u1"), rng=Least()) as client:
+        redis.cut()
+        relay.cut_at = lambda frame: frame["type"] == "ping"
+        pinging = asyncio.create_task(client.ping())
+        refused = [await event(client, Reconnecting) for _ in range(3)][1:]
+        assert [each.reason for each in refused] == ["unavailable: try again"] * 2
+        assert [each.after_s for each in refused] == [1.001, 1.002], "what all are told, and a pause of its own"
+        redis.heal()
+        relay.cut_at = lambda frame: False
+        await pinging
 
 
 # turned away
