@@ -52,7 +52,7 @@ class Control:
         self._reporter, self._applied = reporter, Applied()
         self._followers: list[Follower] = []
         self._to_check: set[str] = set()  # users, rooms
-        self._must_reload = False
+        self._must_reload = self._must_report = False
         self._checked_at = 0.0
 
     async def start(self, shards: int) -> None:
@@ -76,16 +76,21 @@ class Control:
         self._to_check |= {"users", "rooms"}
 
     def reconnected(self) -> None:
-        """Something may have been missed; and a server that took over may lack what was written last."""
+        """Something may have been missed; and a server that took over may lack what was written last.
+
+        Every channel of the node says so in the same turn of the loop: what it takes is done once, by ``step``.
+        """
         self.check_soon()
-        for command_id in self._applied.within(REPORT_AGAIN_S):
-            self._reporter.report(command_id, self._applied.sessions(command_id))
+        self._must_report = True
 
     async def step(self) -> None:
         """Give signs of life of all sessions and members, and part with those that have no place any more."""
         if self._must_reload:
             self._must_reload = False
             self._reload()
+        if self._must_report:
+            self._must_report = False
+            self._report_again()
         now = asyncio.get_running_loop().time()
         if now - self._checked_at >= SIGN_OF_LIFE_S:
             self.check_soon()
@@ -100,6 +105,10 @@ class Control:
         except BridgeError:
             self._to_check |= wanted
             raise
+
+    def _report_again(self) -> None:
+        for command_id in self._applied.within(REPORT_AGAIN_S):
+            self._reporter.report(command_id, self._applied.sessions(command_id))
 
     def hear(self, publication: Publication) -> None:
         """Apply a publication, a command's only once, and report what the command did here."""

@@ -59,14 +59,14 @@ class Follower:
 
     async def subscribe(self) -> None:
         """Hold what comes from now on, until ``begin``. Raises Unreachable."""
-        async with self._subscribing:
-            if self._subscription is not None:
-                return
-            try:
-                async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
+        try:
+            # Whoever waits for somebody else's attempt has begun to wait, too: a thousand that join together hear
+            # together that it cannot be had.
+            async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S), self._subscribing:
+                if self._subscription is None:
                     self._subscription = await self._subscriptions.subscribe(self._key, self._heard, on_gap=self._gap)
-            except TimeoutError:
-                raise Unreachable(f"no subscription to {self.channel.name} in time") from None
+        except TimeoutError:
+            raise Unreachable(f"no subscription to {self.channel.name} in time") from None
 
     def begin(self, position: Position) -> None:
         """Everything up to here is known by other means; deliver what came after it."""

@@ -11,11 +11,12 @@ import pytest
 from bridge.channels import Channel
 from bridge.client import Bridge
 from bridge.envelope import Position, Publication
+from bridge.errors import Unreachable
 from chatserver.follower import Follower, _after
 from tests.chatserver.conftest import Chat
 from tests.chatserver.unsent import publish_unsent
 from tests.servers import Server
-from tests.waiting import until
+from tests.waiting import answered, until
 
 ROOM = Channel.of_subject("room:lobby", 4)
 
@@ -130,6 +131,21 @@ async def test_a_dropped_subscription_misses_nothing(operator: Bridge, cut_off: 
     assert followed.texts == numbers(1, 90)
     assert followed.reconnections >= 3
     assert followed.losses == 0
+
+
+async def test_many_who_wait_for_one_subscription_hear_together_that_it_cannot_be_had(
+    server: Server, start_proxy: Callable[..., Any]
+) -> None:
+    proxy = await start_proxy(server)
+    async with Bridge.connect(proxy.url, shards=4) as bridge, asyncio.TaskGroup() as tasks:
+        followed = Followed(bridge, tasks)
+        proxy.black_hole()
+        waiting = asyncio.gather(*(followed.follower.subscribe() for _ in range(60)), return_exceptions=True)
+        answers = await asyncio.wait_for(waiting, 30)  # one after the other they would take a minute
+        assert {type(answer) for answer in answers} == {Unreachable}
+        proxy.heal()
+        await answered(followed.follower.subscribe)
+        followed.follower.close()
 
 
 async def test_silence_is_noticed_without_a_publication(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:

@@ -10,11 +10,17 @@ import pytest
 
 from bridge.channels import Channel
 from bridge.chat.events import sanction_event
+from bridge.envelope import Publication
 from bridge.errors import Unreachable
 from bridge.receipts import SILENT_MS, Answers, Presence, Receipts, missing_nodes
 from bridge.record import Outcome
 from chatserver import receipts
+from chatserver.control import Control
+from chatserver.follower import Follower
+from chatserver.hub import Hub
 from chatserver.receipts import Applied, Reporter
+from chatserver.rooms import Rooms
+from chatserver.state import ChatState
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.servers import Server
 from tests.waiting import until
@@ -147,6 +153,44 @@ async def test_what_a_fail_over_took_back_of_the_answers_is_written_again(
     await chat.bridge.redis.call("DEL", chat.bridge.keys.receipts(chat.bridge.shard_of("user:u1"), outcome.id))
     proxy.drop()
     assert await said(chat, outcome) == {"node-a": 1}
+
+
+class Counting(Reporter):
+    """How often it was asked to report."""
+
+    asked = 0
+
+    def report(self, command_id: str, sessions: int) -> None:
+        self.asked += 1
+        super().report(command_id, sessions)
+
+
+async def test_after_a_reconnection_of_all_channels_receipts_are_written_again_once(chat: Chat) -> None:
+    """A node has as many channels as it has rooms, and thousands of commands may have come lately."""
+    bridge, reporter, hub = chat.bridge, Counting(chat.bridge.receipts, "node-a", chat.bridge.shards), Hub(20)
+
+    def follow(*_: Any) -> Follower:
+        raise AssertionError("nothing is followed here")
+
+    state = ChatState(bridge, "node-a")
+    control = Control(
+        hub,
+        Rooms(state, "node-a", bridge.shards, follow),
+        state,
+        bridge.channels,
+        follow=follow,
+        spawn=asyncio.ensure_future,
+        reload=lambda: None,
+        reporter=reporter,
+    )
+    event = sanction_event("mute", user="u1", room=None, command_id="1-5-1")
+    control.hear(Publication("control", "e", 1, "sanction", 0, event))
+    assert reporter.asked == 1
+    for _ in range(1000):
+        control.reconnected()
+    for _ in range(2):
+        await control.step()
+    assert reporter.asked == 2
 
 
 async def test_a_burst_is_answered_completely_by_every_node(chat: Chat, two_nodes: Pair) -> None:
