@@ -147,9 +147,12 @@ class Publisher:
                         int(time.time() * 1000), reason=reason, idem=key)  # fmt: skip
 
     async def cancel(self, id: str, *, by: str) -> None:
-        """End a command that no node has read yet. Raises NotFound, Conflict."""
+        """End a command that no node has read yet. Raises NotFound, Conflict, or Replaying: ask again."""
         shard = self._shard_of_id(id)
         envelope = await self._inspector.waiting(shard, id)
+        if envelope is None and self._replay is not None:  # perhaps the server has lost it
+            await self._replay.be_current(shard)
+            envelope = await self._inspector.waiting(shard, id)
         if envelope is None:
             outcome, due = await self._cancelled(shard, id)
         else:

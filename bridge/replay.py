@@ -18,7 +18,6 @@ What a shard's server has of a publisher, and what moves it on:
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -33,7 +32,7 @@ from bridge.errors import NotRecorded, OtherHistory, Replaying, Unreachable
 from bridge.journal import Journal, Row
 from bridge.keys import Keys
 from bridge.putting_back import ROWS_A_LOOK, PuttingBack, relevant
-from bridge.self_check import agree
+from bridge.self_check import agree, installation
 from bridge.shard_stream import ShardStream
 from bridge.telemetry import JournalSetAside, Replayed, StepFailed, Telemetry
 
@@ -85,7 +84,7 @@ class Replay:
         telemetry: Telemetry,
     ) -> AsyncIterator[Self]:
         """With a journal in ``directory`` whose rows have been put back already. Raises Misconfigured, Unreachable."""
-        journal = await Journal.open(directory, await _installation(redis, keys))
+        journal = await Journal.open(directory, await installation(redis, keys))
         replay = cls(journal, redis, keys, streams, settings, telemetry)
         redis.on_connected(replay._stirred.set)
         redis.on_moved(replay._stirred.set)
@@ -118,6 +117,16 @@ class Replay:
                     raise Replaying(shard, AGAIN_S) from None
             else:
                 return await self._keep(journal, answer, row(answer, known))
+
+    async def be_current(self, shard: int) -> None:
+        """Return once the shard's server has all that this journal has for it. Raises Replaying, Unreachable."""
+
+        async def look(knows: str) -> None:
+            current = await self._streams[shard].vouch(self.journal.publisher, knows)
+            if current != knows:
+                raise OtherHistory(current)
+
+        await self.accept(shard, look, lambda _answer, _incarnation: None)
 
     async def _keep(self, journal: Journal, answer: T, accepted: Row | None) -> T:
         if accepted is not None:
@@ -268,7 +277,7 @@ class Replay:
             return
         async with self._switching:
             await agree(self._redis, self._keys, self._settings)  # where it was emptied
-            name = await _installation(self._redis, self._keys)
+            name = await installation(self._redis, self._keys)
             if name != self.journal.installation:
                 await self._begin_anew(name)
 
@@ -333,15 +342,6 @@ class Replay:
     def _is_over(self, row: Row) -> bool:
         """It needs no outcome, or it has been waiting for longer than a replay would be safe."""
         return row.operation in ("cancel", "discard") or self._clock.now() - relevant(row) > self._too_old_s
-
-
-async def _installation(redis: Redis, keys: Keys) -> str:
-    """The name of what is kept in this Redis; made up once."""
-    found = await redis.call("HGET", keys.meta, "installation")
-    if found is None:
-        await redis.call("HSETNX", keys.meta, "installation", secrets.token_hex(8))
-        found = await redis.call("HGET", keys.meta, "installation")
-    return str(found.decode())
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

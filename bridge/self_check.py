@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from dataclasses import asdict
 from math import inf
@@ -179,6 +180,15 @@ async def agree(redis: Redis, keys: Keys, settings: BridgeSettings) -> dict[byte
         found = await redis.call("HGETALL", keys.meta)
     _compare(found, settings)
     return found
+
+
+async def installation(redis: Redis, keys: Keys) -> str:
+    """The name of what is kept in this Redis; made up once."""
+    found = await redis.call("HGET", keys.meta, "installation")
+    if found is None:
+        await redis.call("HSETNX", keys.meta, "installation", secrets.token_hex(8))
+        found = await redis.call("HGET", keys.meta, "installation")
+    return str(found.decode())
 
 
 def _wanted(settings: BridgeSettings) -> dict[str, str]:

@@ -192,6 +192,21 @@ async def test_a_cancelled_command_does_not_come_back(own_fleet: Fleet, publishe
     assert await numbers(own_fleet, 2) == [0, 2]
 
 
+async def test_a_command_that_is_about_to_come_back_can_be_cancelled(own_fleet: Fleet, publisher: Bridge) -> None:
+    async def look_at_nothing() -> None:
+        """Nothing is put back before somebody needs it."""
+
+    replay_of(publisher).step = look_at_nothing  # type: ignore[method-assign]
+    past = Past(own_fleet.server)
+    receipts = await do_many(publisher, range(2))
+    await past.return_()
+    await until(lambda: publisher.redis.connected)
+    await publisher.cancel(receipts[0].id, by="operator")
+    assert await state(publisher, receipts[0].id) == "cancelled"
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [1]
+
+
 async def test_a_cancel_is_done_again_where_its_command_survived(
     own_fleet: Fleet, publisher: Bridge, events: Recorder
 ) -> None:
