@@ -40,7 +40,7 @@ def _version() -> str:
         return "unknown"
 
 
-SCRIPTS: tuple[Script, ...] = (script("heartbeat"), script("leave"))
+SCRIPTS: tuple[Script, ...] = tuple(map(script, ("heartbeat", "drain", "leave")))
 FORGET_DEAD_S = 3600.0  # a dead node is named in the lists for so long
 _PAST_S = 0.002  # so that a look for something that runs out comes after it
 VERSION = _version()
@@ -306,7 +306,7 @@ class Node:
     async def _drain(self) -> None:
         """Others may take over from now on; they are told again whenever a shard is free."""
         with contextlib.suppress(BridgeError):
-            await self._redis.call("HSETNX", self._keys.draining, self.name, _LEAVING)
+            await self._redis.run(script("drain"), (self._keys.info, self._keys.draining), (self.name, self.boot))
         beats = asyncio.create_task(every(self._beat_s, self._heartbeat, name="heartbeat", telemetry=self._telemetry))
         self._tell_others()
         try:

@@ -14,6 +14,7 @@ from bridge.scripts import script
 from bridge.shards import wanted
 from bridge.telemetry import Acquired, Joined, MembersChanged, Released, Settled
 from tests.conformance.fleet import Desk, Fleet, Gate, do
+from tests.proxy import Proxy
 from tests.recorder import Recorder
 from tests.waiting import until
 
@@ -97,6 +98,34 @@ async def test_the_name_of_a_dead_node_is_free_once_it_counts_as_dead(fleet: Fle
     )  # fmt: skip
     fleet.serve(bridge, "node-a")
     await events.wait_for(Joined, node="node-a")
+
+
+async def test_a_node_whose_name_a_successor_has_drains_nobody(
+    proxy: Proxy, fleet: Fleet, desk: Desk, events: Recorder
+) -> None:
+    """It hung for longer than its lease; meanwhile it was started anew. What it does when it wakes concerns itself only."""
+    first = fleet.serve(await fleet.bridge(proxy.url, timeout=0.5), "node-a")
+    await events.wait_for(Acquired)
+    proxy.black_hole()
+    bridge = await fleet.bridge()
+    fleet.serve(bridge, "node-a")
+    await events.wait_for_many(2, Joined, node="node-a", timeout=20)
+    proxy.heal()
+    await asyncio.wait((first,))
+    with pytest.raises(NameTaken):
+        first.result()
+    assert not await fleet.raw.hexists("chat:{nodes}:draining", "node-a")
+    await do(bridge)
+    await events.wait_for(Settled)
+
+
+async def test_a_node_that_is_stopped_before_it_knows_of_a_successor_drains_nobody(fleet: Fleet) -> None:
+    await fleet.node("node-a", lease_seconds=60)
+    await until(lambda: fleet.raw.hexists("chat:{nodes}:info", "node-a"))
+    await fleet.raw.hset("chat:{nodes}:info", "node-a", "another {}")
+    await fleet.leave("node-a")
+    assert await fleet.raw.hget("chat:{nodes}:info", "node-a") == b"another {}"
+    assert not await fleet.raw.hexists("chat:{nodes}:draining", "node-a")
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "x" * 64, "a/b", "a\n"])
