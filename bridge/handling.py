@@ -37,6 +37,14 @@ class Held:
     handled_s: float = 0.0  # in the handler, last attempt
     dropped: bool = False  # not pending any more: whatever comes of it is ignored
 
+    def learn(self, found: RawEntry, node: str) -> None:
+        """Take over what others recorded, where somebody else than ``node`` held the entry for a while."""
+        if found.starts is not None and (found.inherited_from != node or not self.counted):
+            # One of them is ours: who inherits presumes a death, and we live.
+            self.deaths = found.starts if self.counted else max(0, found.starts - 1)
+            self.failures = found.failures
+            self.counted = True
+
     @property
     def order(self) -> tuple[int, int]:
         """Where it stands on the stream."""

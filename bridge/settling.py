@@ -47,14 +47,17 @@ class Settling:
         self._soon()
 
     def drop_stale(self) -> None:
-        """Results of entries that are not pending any more must not settle what has their ids now, or out of turn."""
+        """Results of entries that are not pending any more must not settle what has their ids now, or out of turn.
+
+        Others may have a record by now that goes with them.
+        """
         kept: deque[Result] = deque()
         for line, held, ended in self._results:
             if held.dropped:
                 line.entries.popleft()
                 self._lines.let_go(line)
             else:
-                kept.append((line, held, ended))
+                kept.append((line, held, ended._replace(counted=held.counted)))
         self._results = kept
 
     async def close(self) -> int:

@@ -181,10 +181,11 @@ class Worker:
             page = claimed.next
         for held in self._lines.held():
             found = pending.get(held.raw.id)
-            # What was read from a server that lost it since must not settle on its successor.
-            held.dropped = self._rolled_back or found is None or found.fields != held.raw.fields
-            if not held.dropped:
-                del pending[held.raw.id]
+            # What was read from a server that lost it since must not settle on its successor, nor after the next error.
+            if held.dropped or self._rolled_back or found is None or found.fields != held.raw.fields:
+                held.dropped = True
+            else:
+                held.learn(pending.pop(held.raw.id), self._node)
         if pending:
             self._telemetry.emit(Claimed(self._node, self.shard, len(pending)))
         self._lines.take(hold(self.shard, raw, presumed_deaths=self._presumed(raw)) for raw in pending.values())
