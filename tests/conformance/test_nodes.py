@@ -103,7 +103,7 @@ async def test_the_name_of_a_dead_node_is_free_once_it_counts_as_dead(fleet: Fle
 async def test_a_node_whose_name_a_successor_has_drains_nobody(
     proxy: Proxy, fleet: Fleet, desk: Desk, events: Recorder
 ) -> None:
-    """It hung for longer than its lease; meanwhile it was started anew. What it does when it wakes concerns itself only."""
+    """It hung for longer than its lease, and was started anew meanwhile. When it wakes, that concerns itself only."""
     first = fleet.serve(await fleet.bridge(proxy.url, timeout=0.5), "node-a")
     await events.wait_for(Acquired)
     proxy.black_hole()
