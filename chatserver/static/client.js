@@ -27,7 +27,7 @@ export class Closed extends Error {
 export class ChatClient {
   #urls; #token; #client; #random
   #rooms = new Map() // id -> {epoch, offset; deaf: a join is due that will tell all; behind: once the queue is read}
-  #calls = new Map() // id -> {text, inner, type, resolve, reject, timer}; all but inner ones outlive a connection
+  #calls = new Map() // id -> {text, inner, type, room, resolve, reject, timer}; all but inner ones outlive a connection
   #queue = []
   #readers = [] // next() that wait for an event
   #ids = 0
@@ -180,6 +180,7 @@ export class ChatClient {
     await Promise.all([...this.#rooms.keys()].map((room) => this.#rejoin(room)))
     if (turn !== this.#turn) return
     this.#flowing = true
+    if (!this.#queue.length) this.#catchUp() // read meanwhile; next() left it to us
     for (const call of this.#calls.values()) if (!call.inner) this.#socket.send(call.text)
   }
 
@@ -246,7 +247,7 @@ export class ChatClient {
       if (new TextEncoder().encode(text).length > FRAME_BYTES) return refuse('too_large', `over ${FRAME_BYTES} bytes`)
       if (!inner && this.#calls.size >= CALLS) return refuse('rate_limited', `${CALLS} calls wait already`, true)
       const timer = setTimeout(() => this.#settle(id) && refuse('unavailable', 'no answer', true), ANSWER_MS)
-      this.#calls.set(id, { text, inner, type: frame.type, resolve, reject, timer })
+      this.#calls.set(id, { text, inner, type: frame.type, room: frame.room, resolve, reject, timer })
       if (inner || this.#flowing) this.#socket.send(text)
     })
   }
@@ -272,7 +273,11 @@ export class ChatClient {
     const { room, epoch, offset, recovered, messages } = joined
     const before = this.#rooms.get(room)
     if (!call) return
-    if (call.inner && !before) return void this.#ask({ type: 'leave', room }, true).catch(() => {}) // left meanwhile
+    if (call.inner && !before) {
+      // Left meanwhile. A leave or join that waits is behind this one, and settles it.
+      const settled = [...this.#calls.values()].some((each) => each.room === room && /^(leave|join)$/.test(each.type))
+      return void (settled || this.#ask({ type: 'leave', room }, true).catch(() => {}))
+    }
     if (!call.inner) return this.#rooms.set(room, { epoch, offset })
     this.#rooms.set(room, { epoch, offset: recovered ? before.offset : offset })
     this.#emit({ ...joined, type: 'resumed', messages: recovered ? [] : messages })

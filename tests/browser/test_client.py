@@ -7,6 +7,7 @@ import gzip
 import os
 import re
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.browser import runtimes
 from tests.browser.conftest import Connect, ForPages, in_both, require, ws_url
 from tests.browser.relay import Relay
 from tests.browser.runtimes import CLIENT, PATIENCE_S, CallFailed
+from tests.chat.relay import relayed
 from tests.chatserver.client import ChatClient, token
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.proxy import Proxy
@@ -399,6 +401,86 @@ async def test_who_does_not_read_keeps_a_bounded_number_and_gets_all_later(
     assert client.texts() == numbered(1200)
     (place,) = (n for n, event in enumerate(client.events) if event["type"] == "resumed")
     assert len([e for e in client.events[:place] if e["type"] == "message"]) <= 1001, "only so many had waited"
+
+
+async def test_a_room_whose_events_were_read_while_another_was_not_back_yet_catches_up(
+    chat: Chat, node: RunningNode, connect: Connect
+) -> None:
+    await chat.done("room.open", "room:trade", {})
+    speaker = await chat.client(node, "ada", "lobby")
+    async with Relay.start(node.url) as relay:
+        client = await connect(relay.url, "u1", "lobby", "trade")
+        kept: list[dict[str, Any]] = []
+        passed: Counter[str] = Counter()
+
+        def keep(frame: dict[str, Any]) -> bool:
+            passed[frame["type"]] += 1
+            if (frame["type"], frame.get("room")) == ("joined", "trade"):
+                kept.append(frame)
+            return frame in kept
+
+        relay.swallow = keep
+        await client.call("hold")
+        await relay.close(1012)
+        await until(lambda: kept, PATIENCE_S)
+        await say_all(speaker, numbered(1200))
+        await until(lambda: passed["message"] == 1200, PATIENCE_S)
+        await relay.push({"type": "ping"})
+        await until(lambda: passed["pong"], PATIENCE_S, what="all that was pushed has arrived")
+        await client.call("read")
+        await until(lambda: len(client.events) > 1000, PATIENCE_S, what="all that waited is read")
+        assert await client.call("state") == "reconnecting"
+        await relay.push(kept[0])
+        await until(lambda: len(client.texts()) == 1200, PATIENCE_S, what=lambda: f"{len(client.texts())}")
+        assert client.texts() == numbered(1200)
+
+
+async def test_who_leaves_while_a_hole_is_filled_and_comes_back_is_in(
+    chat: Chat, node: RunningNode, connect: Connect
+) -> None:
+    speaker = await chat.client(node, "ada", "lobby")
+    async with relayed(node.url) as relay:
+        client = await connect(relay.url, "u1", "lobby")
+
+        def lose(frame: dict[str, Any]) -> bool:
+            if frame["type"] == "join":
+                relay.held.clear()
+            return frame.get("text") == "lost"
+
+        def asked() -> list[str]:
+            return [frame["type"] for frame in relay.frames if frame["type"] in ("join", "leave")]
+
+        relay.lose = lose
+        await say_all(speaker, ["lost", "behind it"])
+        await until(lambda: asked() == ["join", "join"], PATIENCE_S)
+        calls = [await client.start("leave", "lobby"), await client.start("join", "lobby")]
+        await until(lambda: len(asked()) == 4, PATIENCE_S)
+        relay.lose = lambda frame: False
+        relay.held.set()
+        await asyncio.wait_for(asyncio.gather(*calls), PATIENCE_S)
+        await client.call("ping")
+        assert asked() == ["join", "join", "leave", "join"]
+        await speaker.say("lobby", "still here?")
+        await client.event("message", text="still here?")
+
+
+async def test_who_leaves_while_being_brought_back_is_out(chat: Chat, node: RunningNode, connect: Connect) -> None:
+    async with relayed(node.url) as relay:
+        client = await connect(relay.url, "u1", "lobby")
+
+        def lose(frame: dict[str, Any]) -> bool:
+            if frame["type"] == "join":
+                relay.held.clear()
+            return False
+
+        relay.lose = lose
+        relay.cut_at = lambda frame: frame["type"] == "ping" and relay.visits == 1
+        pinging = await client.start("ping")
+        await until(lambda: not relay.held.is_set(), PATIENCE_S)
+        await client.call("leave", "lobby")
+        relay.held.set()
+        await asyncio.wait_for(pinging, PATIENCE_S)
+        await until(lambda: all(not session.rooms for session in node.node.hub.clients), PATIENCE_S)
 
 
 async def test_calls_that_wait_are_bounded_too(node: RunningNode, cable: Proxy, connect: Connect) -> None:
