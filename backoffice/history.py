@@ -158,7 +158,7 @@ class History:
 
     async def _read_records(self, places: dict[int, str], shards: Sequence[int], limit: int) -> list[int]:
         """One page of each of these shards, and ``places`` behind it; those that may have more."""
-        pages = await asyncio.gather(*(self._bridge.inspector.settled(s, places[s], limit) for s in shards))
+        pages = await asyncio.gather(*(self._bridge.outcomes.settled(s, places[s], limit) for s in shards))
         last_read: dict[int, str] = {}
         ended: dict[str, Outcome] = {}
         new: list[Outcome] = []

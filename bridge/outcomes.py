@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bridge.envelope import shard_of_id
 from bridge.errors import Invalid, Unreachable
-from bridge.inspector import Inspector
+from bridge.inspector import Inspector, Settled
 from bridge.keys import Keys
 from bridge.record import Outcome
 from bridge.subscriptions import Subscriptions
@@ -49,6 +49,13 @@ class Outcomes:
             self._waiters[id].discard(ended)
             if not self._waiters[id]:
                 del self._waiters[id]
+
+    async def settled(self, shard: int, after: str, limit: int) -> Settled:
+        """A page of the shard's record; empty for now where a fail-over might undo a part of it."""
+        page = await self._inspector.settled(shard, after, limit)
+        if page.ended and not await self._surviving.has(shard, page.ended[-1][1].id):
+            return replace(page, ended=[])
+        return page
 
     async def _wait(self, shard: int, id: str, ended: asyncio.Event, deadline: float) -> Outcome | None:
         await self._hear(shard, deadline)

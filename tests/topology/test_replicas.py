@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backoffice.history import History, Wanted
+from backoffice.records import Records
 from bridge.errors import NotReplicated, Unreachable
 from bridge.telemetry import Settled
 from tests.recorder import Recorder
@@ -86,6 +90,34 @@ async def test_done_is_told_once_a_replica_has_it(topology: Topology, party: Par
     for replica in lagging:
         topology.cont(replica)
     assert await state(party, receipt.id, wait=30) == "done"
+
+
+@pytest.mark.usefixtures("steady")
+async def test_the_history_has_what_ended_once_a_replica_has_it(
+    topology: Topology, party: Party, events: Recorder, tmp_path: Path
+) -> None:
+    async with Records.open(f"sqlite+aiosqlite:///{tmp_path}/history.sqlite3") as records:
+        history = History(records, party.publisher)
+
+        async def done() -> list[str]:
+            with suppress(Unreachable):
+                await history.step()
+            return [outcome.id for outcome in (await history.search(Wanted(state="done"), limit=10)).outcomes]
+
+        async def has(*ids: str) -> bool:
+            return await done() == list(ids)
+
+        before = await publish(party, 0)
+        await until(partial(has, before.id))
+        lagging = await replicas(topology, party)
+        for replica in lagging:
+            topology.stop(replica)
+        receipt = await publish(party, 1)
+        await events.wait_for(Settled, id=receipt.id)
+        assert await done() == [before.id]
+        for replica in lagging:
+            topology.cont(replica)
+        await until(partial(has, receipt.id, before.id))
 
 
 async def state(party: Party, id: str, wait: float = 0) -> str:
