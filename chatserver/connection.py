@@ -91,20 +91,22 @@ class Connection(ServerConnection):
         return None
 
     def put(self, frame: bytes) -> None:
-        """Send part of the answer to a client's frame, however full the outbox is; ``taken`` must follow."""
+        """Send part of the answer to a client's frame, however full the outbox is; ``taken`` must follow.
+
+        From here on the answer counts for nothing: others may push before the session comes to ``taken``.
+        """
         if self.protocol.state is OPEN:
             self.transport.write(frame)
+            self._answering = self.transport.get_write_buffer_size()
 
     async def taken(self) -> None:
         """Return when the client has taken most of what was put.
 
         That is what bounds a client that asks and does not read: its next frame waits.
         """
-        if not self.paused or self.protocol.state is not OPEN:
-            return
-        self._answering = self.transport.get_write_buffer_size()
-        with contextlib.suppress(OSError):
-            await self.drain()
+        if self.paused and self.protocol.state is OPEN:
+            with contextlib.suppress(OSError):
+                await self.drain()
         self._answering = 0
 
     def look(self, now: float) -> None:

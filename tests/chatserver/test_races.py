@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from bridge.channels import Channel
+from chatserver.connection import OUTBOX_BYTES, Connection
 from chatserver.state import ChatState
-from tests.chatserver.client import connected, token
+from tests.chatserver.client import ChatClient, connected, token
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.waiting import until
 
@@ -156,3 +158,67 @@ async def test_a_mute_that_overtakes_a_say_is_obeyed(
 
     around(monkeypatch, "read_user", after=mute)
     assert (await client.say("lobby", "x"))["code"] == "muted"
+
+
+ANSWER = 550  # publications of 1.6 KB: more than an outbox and two kernels take, less than a client of this library
+
+
+async def has_missed_much(chat: Chat, node: RunningNode) -> tuple[ChatClient, Connection, dict[str, Any]]:
+    """A client that is about to resume in the room, its socket on the node, and where it was."""
+    speaker = await chat.client(node, "u1", "lobby")
+    await speaker.say("lobby", "first")
+    said = await speaker.push("message")
+    joined = await speaker.ask("join", room="lobby")
+    await speaker.ask("leave", room="lobby")
+    room = Channel.of_subject("room:lobby", chat.bridge.shards)
+    for i in range(ANSWER):
+        data = {"user": "u1", "name": "U1", "text": f"{i} " + "글" * 500}
+        await chat.bridge.channels.publish(room, "message", data)
+    reader = await chat.client(node, "reader")
+    (here,) = (client.socket for client in node.node.hub.clients if client.user == "reader")
+    return reader, here, {"epoch": joined["epoch"], "offset": said["offset"]}
+
+
+async def test_a_client_that_reads_its_long_answer_is_not_closed_for_what_is_said_meanwhile(
+    chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, here, since = await has_missed_much(chat, node)
+    speaker = await chat.client(node, "u2", "lobby")
+
+    async def talk() -> None:
+        reader.socket.transport.pause_reading()  # for as long as this takes
+        assert here.transport.get_write_buffer_size() > OUTBOX_BYTES
+        await speaker.say("lobby", "meanwhile")
+        await speaker.push("message", text="meanwhile")
+        heard_at = here.heard_at
+        await reader.socket.ping()
+        await until(lambda: here.heard_at > heard_at)
+        reader.socket.transport.resume_reading()
+
+    around(monkeypatch, "note_rooms", before=talk)
+    joined = await reader.ask("join", room="lobby", since=since)
+    assert (joined["recovered"], len(joined["messages"])) == (True, ANSWER)
+    await reader.push("message", text="meanwhile")
+    assert (await reader.ask("ping"))["type"] == "pong"
+
+
+async def test_beside_a_long_answer_no_more_waits_for_a_client_than_beside_none(
+    chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf, here, since = await has_missed_much(chat, node)
+    closed_after: list[int] = []
+
+    async def push() -> None:
+        deaf.socket.transport.pause_reading()
+        pushed = 0
+        while here.is_open and pushed < 2 * OUTBOX_BYTES:
+            here.push(bytes(1024))
+            pushed += 1024
+        closed_after.append(pushed)
+
+    around(monkeypatch, "note_rooms", before=push)
+    await deaf.send(type="join", id=9, room="lobby", since=since)
+    await until(lambda: closed_after)
+    assert here.closed_with == 4001
+    assert OUTBOX_BYTES < closed_after[0] <= OUTBOX_BYTES + 4096
+    deaf.socket.transport.abort()
