@@ -40,7 +40,7 @@ from bridge.chat.client_events import (
     present_of,
 )
 from bridge.chat.client_queue import EventQueue
-from bridge.chat.client_retry import Route, Urls, backoff
+from bridge.chat.client_retry import NoUrl, Route, Urls, backoff
 from bridge.chat.client_rooms import Rooms
 from bridge.chat.client_socket import Frame, Lost, Socket
 from bridge.chat.client_tokens import Tokens, TokenSource
@@ -152,13 +152,15 @@ class ChatClient:
         """Until cancelled. Raises Closed."""
         loop, attempt = asyncio.get_running_loop(), 0
         while True:
-            url = self._route.next()
+            url = ""
             try:
+                url = self._route.next()
                 socket = await self._open(url)
             except Lost as error:
                 lost = error
+            except NoUrl as error:
+                lost = Lost(str(error))
             else:
-                self._route.connected()
                 opened_at = loop.time()
                 lost = await self._serve(socket)
                 if loop.time() - opened_at >= STEADY_S:

@@ -131,7 +131,7 @@ class Reconnecting:
 
     attempt: int  # 1 for the first since things went well
     after_s: float
-    url: str
+    url: str  # that was tried; empty if there was none to try
     code: int | None  # that the server closed with
     reason: str
 

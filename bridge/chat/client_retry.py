@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bridge.errors import Misconfigured
+
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 20.0
 
@@ -21,18 +23,35 @@ def backoff(attempt: int, rng: random.Random) -> float:
     return rng.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(attempt, 16)))
 
 
+class NoUrl(Exception):
+    """There is nowhere to go at the moment."""
+
+
 class Route:
-    """Every URL once, in random order and the lost one last, before the bound of the pauses doubles."""
+    """Every URL once, in random order and the lost one last, before the bound of the pauses doubles.
+
+    That one took us says little: only of those that lasted is it known that others may be good, too.
+    """
 
     def __init__(self, urls: Urls, rng: random.Random) -> None:
+        if not callable(urls) and not urls:
+            raise Misconfigured("no URL of a chat node is given; one looks like ws://HOST:PORT/ws")
         self._urls, self._rng = urls, rng
         self._last = ""
         self._tried: set[str] = set()
         self._rounds = 0
 
     def next(self) -> str:
-        urls = self._urls() if callable(self._urls) else self._urls
+        """Where to try. Raises NoUrl, which counts like a round of attempts."""
+        try:
+            urls = self._urls() if callable(self._urls) else self._urls
+        except Exception as error:  # whatever the caller's function raises, it may do better the next time
+            self._rounds += 1
+            raise NoUrl(f"no list of nodes: {type(error).__name__}: {error}") from error
         listed = [urls] if isinstance(urls, str) else list(urls)
+        if not listed:
+            self._rounds += 1
+            raise NoUrl("the list of nodes is empty")
         left = [url for url in listed if url not in self._tried]
         if not left:
             self._rounds += 1
@@ -42,12 +61,9 @@ class Route:
         self._tried = {url for url in self._tried if url in listed} | {self._last}
         return self._last
 
-    def connected(self) -> None:
-        """The last one took us: of the others nothing is known any more."""
-        self._tried = {self._last}
-
     def went_well(self) -> None:
-        self._rounds = 0
+        """The connection to the last one lasted: of the others nothing is known any more."""
+        self._tried, self._rounds = {self._last}, 0
 
     def pause(self) -> float:
         return backoff(self._rounds, self._rng)

@@ -322,6 +322,45 @@ async def test_clients_that_a_node_cannot_let_in_do_not_come_back_in_step(
         await pinging
 
 
+async def test_nodes_that_let_it_in_and_break_at_once_are_tried_less_and_less_often(node: RunningNode) -> None:
+    rng = Least()
+    async with (
+        relayed(node.url) as one,
+        relayed(node.url) as other,
+        ChatClient([one.url, other.url], token("u1"), rng=rng) as client,
+    ):
+        for relay in (one, other):
+            relay.cut_at = lambda frame: frame["type"] == "pong" and rng.bounds.count(20.0) < 2
+        await client.ping()
+        pauses = rng.bounds[: rng.bounds.index(20.0) + 1]
+        assert sorted(set(pauses)) == [0.5, 1, 2, 4, 8, 16, 20]
+        assert all(pauses.count(bound) == 2 for bound in (1, 2, 4, 8, 16)), "each node once before they grow"
+        assert abs(one.visits - other.visits) <= 1
+
+
+async def test_a_list_of_nodes_that_is_empty_or_fails_for_a_while_is_asked_again(two_nodes: Pair) -> None:
+    first, second = two_nodes
+    answers: dict[str, list[str]] = {}
+
+    async with relayed(first.url) as relay:
+        answers["nodes"] = [relay.url]
+        async with ChatClient(lambda: answers["nodes"], token("u1"), rng=Least()) as client:
+            await client.join("lobby")
+            answers["nodes"] = []
+            relay.cut_at = lambda frame: frame["type"] == "ping"
+            pinging = asyncio.create_task(client.ping())
+            assert (await event(client, Reconnecting)).reason == "the connection broke"
+            assert (await event(client, Reconnecting, url="")).reason == "the list of nodes is empty"
+            del answers["nodes"]
+            await event(client, Reconnecting, reason="no list of nodes: KeyError: 'nodes'")
+            answers["nodes"] = [second.url]
+            assert (await event(client, Resumed)).recovered is True
+            await pinging
+    with pytest.raises(ChatError, match="the list of nodes is empty"):
+        async with ChatClient(list, token("u1"), patience_s=0.5):
+            pass
+
+
 # turned away
 
 

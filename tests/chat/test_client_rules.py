@@ -8,9 +8,10 @@ import pytest
 
 from bridge.chat.client_events import Connected, Event, Lagged, Message
 from bridge.chat.client_queue import LEAST, EventQueue
-from bridge.chat.client_retry import Route, backoff
+from bridge.chat.client_retry import NoUrl, Route, backoff
 from bridge.chat.client_rooms import Order, order
 from bridge.chat.client_tokens import Tokens, expiry
+from bridge.errors import Misconfigured
 from tests.chatserver.client import token
 
 
@@ -44,7 +45,7 @@ def test_every_other_node_is_tried_before_pauses_grow() -> None:
     for _ in range(100):
         route = Route(urls, rng)
         lost = route.next()
-        route.connected()
+        route.went_well()
         others = [route.next() for _ in range(3)]
         assert sorted([lost, *others]) == urls
         assert route.pause() <= 0.5
@@ -54,6 +55,28 @@ def test_every_other_node_is_tried_before_pauses_grow() -> None:
     assert max(route.pause() for _ in range(100)) > 4
     route.went_well()
     assert max(route.pause() for _ in range(100)) <= 0.5
+
+
+@pytest.mark.parametrize(("fault", "told"), [([], "is empty"), ([1], "ZeroDivisionError")])
+def test_a_list_of_nodes_may_be_empty_or_fail_for_a_while(fault: list[int], told: str) -> None:
+    urls: list[str] = []
+
+    def listed() -> list[str]:
+        return urls if urls else [str(1 // 0) for _ in fault]
+
+    route = Route(listed, random.Random(1))
+    for _ in range(20):
+        with pytest.raises(NoUrl, match=told):
+            route.next()
+    assert max(route.pause() for _ in range(100)) > 4
+    urls.append("a")
+    assert route.next() == "a"
+
+
+def test_no_node_at_all_is_refused() -> None:
+    for nothing in ([], ""):
+        with pytest.raises(Misconfigured, match="ws://HOST:PORT/ws"):
+            Route(nothing, random.Random(1))
 
 
 def test_a_list_of_nodes_may_change_and_may_have_one() -> None:
