@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+import structlog
 from aiohttp import ClientSession, ClientTimeout
 from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
@@ -18,13 +20,17 @@ from pydantic import TypeAdapter, ValidationError
 from bridge.chat.commands import Id
 from bridge.errors import Misconfigured
 
+log = structlog.get_logger(__name__)
+
 LEEWAY_S: Final = 5
 MIN_SECRET_BYTES: Final = 32
 MAX_NAME_CHARS: Final = 64
 FETCH_S: Final = 5.0
 MAX_KEY_SET_BYTES: Final = 1 << 20
-REFETCH_S: Final = 60.0  # a key set is asked for again at most so often, when a token names an unknown key
+REFETCH_S: Final = 5.0  # between two times that a key set is asked for, because tokens name a key that it lacks
+MAX_WAITING: Final = 1000  # for the next key set; others are to come again, and then it is there
 _FOR_EVER: Final = 1 << 53
+_UNKNOWN_KEY: Final = "the token is signed by an unknown key"
 
 _SIGNED_BY_KEY_SET: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519",
                              "EdDSA", "HS256"]  # fmt: skip
@@ -33,6 +39,14 @@ _ID: Final = TypeAdapter(Id)
 
 class BadToken(Exception):
     """The token does not prove who this is; the text may be shown to the client."""
+
+
+class KeysAway(Exception):
+    """The token names a key that is not known, and just now nobody says which there are: it may be a good one."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"the keys of tokens cannot be asked for; try again in {retry_after_s:g} s")
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,10 @@ class Tokens:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fetch, self._clock = fetch, clock
-        self._fetched_at = float("-inf")
+        self._asking = asyncio.Lock()
+        self._waiting = 0
+        self._asked_at = self._answered_at = float("-inf")  # the last time; by the monotonic clock
+        self._answered_well = True
         self._key: OctKey | KeySet | None = None if key is None else _read_key(key)
         options: dict[str, Any] = {"sub": {"essential": True}, "exp": {"essential": True}}
         if issuer is not None:
@@ -79,17 +96,48 @@ class Tokens:
             raise Misconfigured(f"CHATSERVER_JWT_KEY: the key set cannot be read: {error}") from error
 
     async def check(self, token: str) -> Identity:
-        """Raises BadToken."""
+        """Raises BadToken, KeysAway.
+
+        A key is unknown when a key set lacks it that was asked for after the token came: clients take the answer as
+        final, and keys are replaced at any time. Strangers may name as many keys as they like. All who wait share the
+        next key set, which comes ``REFETCH_S`` after the last at the soonest, and nobody else waits.
+        """
+        came = time.monotonic()
         try:
             return self._check(token)
         except InvalidKeyIdError as error:
-            if self._fetch is None or self._clock() - self._fetched_at < REFETCH_S:
-                raise BadToken("the token is signed by an unknown key") from error
+            if self._fetch is None:
+                raise BadToken(_UNKNOWN_KEY) from error
+        if self._waiting >= MAX_WAITING:
+            raise KeysAway(REFETCH_S)
+        self._waiting += 1
+        try:
+            async with self._asking:
+                return await self._check_fresh(token, came)
+        finally:
+            self._waiting -= 1
+
+    async def _check_fresh(self, token: str, came: float) -> Identity:
+        while True:
+            try:
+                return self._check(token)
+            except InvalidKeyIdError as error:
+                if self._answered_well and self._asked_at >= came:
+                    raise BadToken(_UNKNOWN_KEY) from error
+            await self._ask_again()
+
+    async def _ask_again(self) -> None:
+        """Fetch the key set as soon as that may be. Raises KeysAway, at once if the last time was too little ago."""
+        wait = self._answered_at + REFETCH_S - time.monotonic()
+        if wait > 0:
+            if not self._answered_well:
+                raise KeysAway(wait)
+            await asyncio.sleep(wait)
         try:
             await self._refetch()
-            return self._check(token)
         except Exception as error:
-            raise BadToken("the token is signed by an unknown key") from error
+            log.warning("the key set cannot be read", error=f"{type(error).__name__}: {error}")
+            raise KeysAway(REFETCH_S) from error
 
     def _check(self, token: str) -> Identity:
         assert self._key is not None
@@ -107,11 +155,14 @@ class Tokens:
 
     async def _refetch(self) -> None:
         assert self._fetch is not None
-        self._fetched_at = self._clock()
-        key = _read_key((await self._fetch()).decode())
-        if not isinstance(key, KeySet):
-            raise ValueError("no JSON Web Key Set")
-        self._key = key
+        self._asked_at, self._answered_well = time.monotonic(), False
+        try:
+            key = _read_key((await self._fetch()).decode())
+            if not isinstance(key, KeySet):
+                raise ValueError("no JSON Web Key Set")
+            self._key, self._answered_well = key, True
+        finally:
+            self._answered_at = time.monotonic()
 
 
 def _read_key(text: str) -> OctKey | KeySet:

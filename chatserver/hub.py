@@ -32,7 +32,7 @@ class Client:
     rooms: dict[str, Membership] = field(default_factory=dict)
     must_check: bool = False  # a sanction came while the session was being listed
     warned_by: str = ""  # the last warning it was given, a command's id
-    turned_away: bool = False  # its token could not be used because Redis was away
+    has_shown_token: bool = False  # one that it was not closed for; what is still missing is none of its doing
 
     def key(self) -> SessionKey:
         return SessionKey(self.user, self.id, self.name, self.began, tuple(self.rooms))
@@ -124,7 +124,7 @@ class Hub:
                 del self._people[user]
 
     def _give_up(self, client: Client) -> None:
-        if client.turned_away:  # not their fault: they shall come back
+        if client.has_shown_token:  # they shall come back
             client.socket.shut(Close.TRY_LATER, "try again later")
         else:
             client.socket.shut(Close.NOT_AUTHENTICATED, f"no token within {AUTH_S:g} s")

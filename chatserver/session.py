@@ -18,7 +18,7 @@ from bridge.chat.state import ChatStore, read_members, user
 from bridge.errors import BridgeError, ServerFull, Unreachable
 from bridge.shards import shard_of
 from chatserver import frames
-from chatserver.auth import BadToken, Tokens
+from chatserver.auth import BadToken, KeysAway, Tokens
 from chatserver.frames import (
     Auth,
     Close,
@@ -149,12 +149,18 @@ class Session:
 
     async def _auth(self, frame: Auth) -> None:
         client, services = self._client, self._with
+        client.has_shown_token = True
         try:
             identity = await services.tokens.check(frame.token)
         except BadToken as error:
             if client.user:
                 raise Refused("unauthorized", str(error)) from None
             return self._socket.shut(Close.BAD_TOKEN, str(error))
+        except KeysAway as error:
+            retry_ms = int(error.retry_after_s * 1000) + RETRY_MS
+            raise Refused("unavailable", "the token cannot be checked now", retry_after_ms=retry_ms) from None
+        if not self._socket.is_open:  # that may have taken a while
+            return None
         if client.user:
             if identity.user != client.user:
                 raise Refused("forbidden", "this session is another user's; open a new connection")
@@ -165,7 +171,6 @@ class Session:
                 await self._list()
             except BaseException:
                 services.hub.forget_user(client)
-                client.turned_away = True
                 raise
             if self._socket.closed_with is not None:
                 return None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
-from typing import Any
+from itertools import pairwise
+from typing import Any, Self
 
 import orjson
 import pytest
@@ -13,8 +15,10 @@ from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from bridge.errors import Misconfigured
-from chatserver.auth import MAX_KEY_SET_BYTES, BadToken, Identity, Tokens, tokens_for
-from tests.chatserver.client import SECRET, token
+from chatserver.auth import MAX_KEY_SET_BYTES, BadToken, Identity, KeysAway, Tokens, tokens_for
+from tests.chatserver.client import SECRET, connected, token
+from tests.chatserver.conftest import Chat
+from tests.waiting import until
 
 NOW = 1_800_000_000.0
 
@@ -152,30 +156,168 @@ async def test_keys_of_a_key_set_are_told_apart_and_not_mixed_up() -> None:
         await checked.check(forged)
 
 
-async def test_a_new_key_is_fetched_and_strangers_do_not_make_us_ask_all_the_time(aiohttp_server: Any) -> None:
-    first, second = (ECKey.generate_key("P-256", auto_kid=True) for _ in range(2))
-    served, asked = [first], 0
+class Provider:
+    """Publishes keys over HTTP, as they were when it was asked."""
 
-    async def keys(_: web.Request) -> web.Response:
-        nonlocal asked
-        asked += 1
-        return web.json_response(KeySet(list(served)).as_dict(private=False))
+    def __init__(self) -> None:
+        self.keys: list[ECKey] = [new_key()]
+        self.asked_at: list[float] = []
+        self.fails = False
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.url = ""
 
-    app = web.Application()
-    app.router.add_get("/keys", keys)
-    server = await aiohttp_server(app)
-    now = time.time()
-    checked = tokens_for(str(server.make_url("/keys")), issuer=None, audience=None)
-    checked._clock = lambda: now
-    await checked.start()
-    claims = {"sub": "u1", "exp": now + 3600}
-    assert (await checked.check(signed(claims, first, "ES256", kid=first.kid))).user == "u1"
-    served.append(second)
+    async def start(self, aiohttp_server: Any) -> Self:
+        app = web.Application()
+        app.router.add_get("/keys", self._answer)
+        self.url = str((await aiohttp_server(app)).make_url("/keys"))
+        return self
+
+    async def tokens(self) -> Tokens:
+        tokens = tokens_for(self.url, issuer=None, audience=None)
+        await tokens.start()
+        return tokens
+
+    async def _answer(self, _: web.Request) -> web.Response:
+        self.asked_at.append(time.monotonic())
+        keys = KeySet(list(self.keys)).as_dict(private=False)
+        await self.answers.wait()
+        return web.Response(status=503) if self.fails else web.json_response(keys)
+
+
+def new_key() -> ECKey:
+    return ECKey.generate_key("P-256", auto_kid=True)
+
+
+def by(key: ECKey, user: str = "u1") -> str:
+    return signed({"sub": user, "exp": time.time() + 3600}, key, "ES256", kid=key.kid)
+
+
+@pytest.fixture
+async def provider(aiohttp_server: Any) -> Provider:
+    return await Provider().start(aiohttp_server)
+
+
+async def test_all_who_come_with_a_new_key_wait_for_one_key_set(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    checked, new = await provider.tokens(), new_key()
+    provider.keys = [new]
+    provider.answers.clear()
+    first = asyncio.create_task(checked.check(by(new, "u1")))
+    await until(lambda: len(provider.asked_at) == 2)
+    second = asyncio.create_task(checked.check(by(new, "u2")))
+    await until(lambda: checked._waiting == 2)
+    provider.answers.set()
+    assert [(await task).user for task in (first, second)] == ["u1", "u2"]
+    assert len(provider.asked_at) == 2
+
+
+async def test_a_key_set_asked_for_before_the_token_came_does_not_make_its_key_unknown(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    checked, new = await provider.tokens(), new_key()
+    provider.answers.clear()
+    stranger = asyncio.create_task(checked.check(by(new_key())))
+    await until(lambda: len(provider.asked_at) == 2)
+    provider.keys.append(new)
+    user = asyncio.create_task(checked.check(by(new)))
+    await until(lambda: checked._waiting == 2)
+    provider.answers.set()
+    with pytest.raises(BadToken, match="unknown key"):
+        await stranger
+    assert (await user).user == "u1"
+
+
+async def test_strangers_do_not_make_us_ask_often_and_keep_nobody_out(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause_s = 0.2
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", pause_s)
+    checked, new = await provider.tokens(), new_key()
+    refused = await asyncio.gather(*(checked.check(by(new_key())) for _ in range(20)), return_exceptions=True)
+    assert {type(error) for error in refused} == {BadToken}
+    assert len(provider.asked_at) <= 3  # at the start, for the first of them, and for those who came behind that
+    provider.keys.append(new)
+    assert (await checked.check(by(new))).user == "u1"
+    assert all(after - before > 0.9 * pause_s for before, after in pairwise(provider.asked_at))
+    asked = len(provider.asked_at)
+    assert (await checked.check(by(provider.keys[0]))).user == "u1"
+    assert len(provider.asked_at) == asked
+
+
+async def test_while_nobody_tells_the_keys_an_unknown_one_may_be_good(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    checked, new = await provider.tokens(), new_key()
+    provider.keys.append(new)
+    provider.fails = True
+    with pytest.raises(KeysAway):
+        await checked.check(by(new))
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 3600.0)
+    with pytest.raises(KeysAway) as away:
+        await checked.check(by(new))
+    assert 0 < away.value.retry_after_s <= 3600
+    assert len(provider.asked_at) == 2
+    assert (await checked.check(by(provider.keys[0]))).user == "u1"
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    provider.fails = False
+    assert (await checked.check(by(new))).user == "u1"
+
+
+async def test_no_more_than_so_many_wait_for_a_key_set(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    monkeypatch.setattr("chatserver.auth.MAX_WAITING", 1)
+    checked = await provider.tokens()
+    provider.answers.clear()
+    first = asyncio.create_task(checked.check(by(new_key())))
+    await until(lambda: checked._waiting == 1)
+    with pytest.raises(KeysAway):
+        await checked.check(by(new_key()))
+    provider.answers.set()
     with pytest.raises(BadToken):
-        await checked.check(signed(claims, second, "ES256", kid=second.kid))
-    now += 61
-    assert (await checked.check(signed(claims, second, "ES256", kid=second.kid))).user == "u1"
-    assert asked == 2
+        await first
+    assert checked._waiting == 0
+
+
+async def test_a_client_whose_key_cannot_be_looked_up_may_come_again(
+    chat: Chat, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    node, new = await chat.start_node(jwt_key=provider.url), new_key()
+    provider.keys.append(new)
+    provider.fails = True
+    async with connected(node.url) as member, connected(node.url) as late:
+        assert (await member.ask("auth", token=by(provider.keys[0])))["type"] == "ready"
+        for client in (member, late):
+            answer = await client.ask("auth", token=by(new))
+            assert (answer["code"], answer["temporary"]) == ("unavailable", True)
+            assert answer["retry_after_ms"] > 0
+        monkeypatch.setattr("chatserver.hub.AUTH_S", 0.0)
+        assert await late.close_code() == 1013
+        provider.fails = False
+        assert (await member.ask("auth", token=by(new)))["type"] == "ready"
+
+
+async def test_who_waits_for_a_key_set_is_not_told_that_they_showed_no_token(
+    chat: Chat, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    node, new = await chat.start_node(jwt_key=provider.url), new_key()
+    provider.keys.append(new)
+    provider.answers.clear()
+    async with connected(node.url) as client:
+        await client.send(type="auth", id=1, token=by(new))
+        await until(lambda: len(provider.asked_at) == 2)
+        (here,) = node.node.hub.clients
+        monkeypatch.setattr("chatserver.hub.AUTH_S", 0.0)
+        assert await client.close_code() == 1013
+    provider.answers.set()
+    await until(lambda: not node.node.hub.clients)
+    assert here.began is None  # one that is gone is not put on its user's list, where it would take another's place
 
 
 async def test_a_key_set_that_cannot_be_fetched_refuses_to_start() -> None:
