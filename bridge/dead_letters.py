@@ -15,7 +15,7 @@ import orjson
 from bridge.connection import Redis
 from bridge.envelope import check_subject, netstrings, shard_of_id
 from bridge.errors import Invalid, Overloaded, Replaying, UnknownType
-from bridge.journal import Row
+from bridge.journal import Row, minted
 from bridge.keys import Keys
 from bridge.letters import DeadLetter, decode, obituary, repeated
 from bridge.record import outcome_from_json
@@ -175,11 +175,12 @@ class DeadLetters:
         stream = self._streams[letter.shard]
 
         def row(answer: tuple[str, str | None, Sequence[bytes]], incarnation: str) -> Row | None:
-            _, id, waiting = answer
+            word, id, waiting = answer
             if id is None or not waiting:
                 return None
             return Row(letter.shard, incarnation, time.time(), "requeue", id, letter.subject or "", origin=letter.id,
-                       letter=letter.entry_id, extra=obituary(letter), fields=netstrings(waiting))  # fmt: skip
+                       letter=letter.entry_id, extra=obituary(letter), fields=netstrings(waiting),
+                       place=minted(id) if word == "already" else 0.0)  # fmt: skip
 
         async def run(knows: str = "") -> tuple[str, str | None, Sequence[bytes]]:
             return await stream.requeue(letter.entry_id, letter.id, fields, knows=knows)

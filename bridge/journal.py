@@ -48,7 +48,7 @@ class Row(NamedTuple):
     letter: str = ""  # that one's entry
     extra: bytes = b""  # an outcome, or when it is due (ms)
     fields: bytes = b""  # as the stream has them, as netstrings
-    place: float = 0.0  # in the order of acceptance; ``add`` gives it
+    place: float = 0.0  # in the order of acceptance; ``add`` gives it to what is the newest
     number: int = 0  # among those of one place
 
 
@@ -68,7 +68,7 @@ class Journal:
         self.count = 0  # rows, those that are being written included
         self.max_rows = max_rows
         self._db, self._lock = connection, held
-        self._last = 0.0  # place given
+        self._last: dict[int, float] = {}  # shard → the last place given
         self._left_alone: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
@@ -102,15 +102,21 @@ class Journal:
             raise Overloaded(self.count, self.max_rows, FULL_AGAIN_S)
 
     async def add(self, row: Row, at: float | None = None) -> None:
-        """Return once the row is on disk, as of ``at`` (None: its own). Raises NotRecorded if it cannot be written."""
+        """Return once the row is on disk, as of ``at`` (None: its own). Raises NotRecorded if it cannot be written.
+
+        One that has a place was accepted earlier, by a try of which nobody was told; others are their shard's newest.
+        """
         if self._closed:
             raise NotRecorded(f"the journal {self.path} is closed")
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
         # Their servers' clocks may go back, the order of acceptance does not; those of other publishers go between.
         at = row.at if at is None else at
-        self._last = max(self._last, at)
-        self._waiting.append((row._replace(at=at, place=self._last), written))
+        last = self._last.get(row.shard, 0.0)
+        place = row.place or max(last, at)
+        if row.operation not in ("cancel", "discard"):  # whose times are guesses
+            self._last[row.shard] = max(last, place)
+        self._waiting.append((row._replace(at=at, place=place), written))
         self.count += 1
         if self._committing is None:
             self._committing = loop.create_task(self._commit_all(), name="journal")
@@ -250,7 +256,7 @@ class Journal:
                 self._db.execute("INSERT INTO owner VALUES (?)", named)
         self.publisher = named[0]
         self.count = self._rows()
-        (self._last,) = self._db.execute("SELECT coalesce(max(place), 0.0) FROM accepted").fetchone()
+        self._last = dict(self._db.execute("SELECT shard, max(place) FROM accepted GROUP BY shard"))
 
     def _rows(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM accepted").fetchone()[0])
@@ -292,6 +298,12 @@ class Journal:
             return names, max(0, added)
         finally:
             os.close(held)
+
+
+def minted(id: str) -> float:
+    """When the server accepted a command, by its clock; ``mint`` has the microseconds in the sequence."""
+    _, ms, sequence = id.split("-")
+    return int(ms) / 1000 + max(0, int(sequence) - 10**9) / 2**20 / 1e6
 
 
 def _place(row: Row | None) -> tuple[float, int]:

@@ -28,7 +28,7 @@ from bridge.envelope import (
 )
 from bridge.errors import Conflict, Invalid, NotFound, UnknownType, Unreachable
 from bridge.inspector import Inspector
-from bridge.journal import Row
+from bridge.journal import Row, minted
 from bridge.record import outcome_from_json, outcome_head, outcome_rest
 from bridge.registry import Registry
 from bridge.replay import Replay
@@ -294,7 +294,7 @@ def _row(
     incarnation: str,
 ) -> Row:
     """What the journal keeps: the entry as the script has written it."""
-    id, whole = answer[0], list(fields)
+    (id, duplicate), whole = answer, list(fields)
     from_ms = int(id.split("-")[1]) if due is None else int(due * 1000)
     whole += (b"id", id.encode())
     if due is not None:
@@ -304,6 +304,7 @@ def _row(
     return Row(
         shard, incarnation, time.time(), "append" if due is None else "schedule", id, given["subject"], given["caller"],
         given["key"], given["body"], extra=b"" if due is None else b"%d" % from_ms, fields=netstrings(whole),
+        place=minted(id) if duplicate else 0.0,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from bridge.clock import ServerClock
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
 from bridge.errors import NotRecorded, OtherHistory, Replaying, Unreachable
-from bridge.journal import Journal, Row
+from bridge.journal import Journal, Row, minted
 from bridge.keys import Keys
 from bridge.putting_back import ROWS_A_LOOK, PuttingBack, relevant
 from bridge.self_check import agree, installation
@@ -141,7 +141,7 @@ class Replay:
 
     def _accepted_at(self, row: Row) -> float:
         """By the server's clock, which its id has unless that is the id of what it withdraws."""
-        return self._clock.now() if row.operation in ("cancel", "discard") else int(row.id.split("-")[1]) / 1000
+        return self._clock.now() if row.operation in ("cancel", "discard") else minted(row.id)
 
     async def _ask_the_time(self) -> None:
         seconds, micros = await self._redis.call("TIME")

@@ -193,7 +193,7 @@ class ShardIntake:
         """
         silent_for = PUBLISHER_SILENT_MS + 1 if leaving else 0
         current = await self._redis.run(
-            script("vouch"), (self._keys.publishers(self.shard),),
+            script("vouch"), (self._keys.spare(self.shard), self._keys.publishers(self.shard)),
             (publisher, incarnation, self._settings.outcome_seconds, silent_for),
         )  # fmt: skip
         return str(current.decode())

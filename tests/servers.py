@@ -153,8 +153,12 @@ class Server:
         await until(lambda: not self.running, what=f"{self.engine} ends")
         self.kill()
 
-    async def restart(self) -> None:
-        """Start again with the same directory and url, from the append-only file; kills it first if it runs."""
+    async def restart(self, **config: str) -> None:
+        """Start again with the same directory and url, from the append-only file; kills it first if it runs.
+
+        ``config``: options as ``launch`` has them, from now on.
+        """
+        self._command += [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", value)]
         self.kill()
         await noticed()  # else nobody may have seen it go before it is back, and calls go into dead connections
         self._spawn()

@@ -16,7 +16,7 @@ import pytest
 
 from bridge.client import Bridge
 from bridge.envelope import Command, netstrings
-from bridge.errors import Conflict, Misconfigured, NotRecorded, Overloaded, Replaying
+from bridge.errors import Conflict, Misconfigured, NotRecorded, Overloaded, Replaying, ServerFull
 from bridge.journal import Row
 from bridge.replay import Replay
 from bridge.telemetry import (
@@ -40,8 +40,9 @@ from tests.waiting import answered, until
 class Past:
     """The server's data as it is now; ``return_`` makes it forget everything since, as a lagging replica would have."""
 
-    def __init__(self, server: Server) -> None:
-        self._server, self._kept = server, server.directory / "past"
+    def __init__(self, server: Server, **config: str) -> None:
+        """``config``: other settings that it has then."""
+        self._server, self._kept, self._config = server, server.directory / "past", config
         shutil.rmtree(self._kept, ignore_errors=True)
         shutil.copytree(server.directory / "appendonlydir", self._kept)
 
@@ -49,7 +50,7 @@ class Past:
         self._server.kill()
         shutil.rmtree(self._server.directory / "appendonlydir")
         shutil.copytree(self._kept, self._server.directory / "appendonlydir")
-        await self._server.restart()
+        await self._server.restart(**self._config)
 
 
 @contextlib.asynccontextmanager
@@ -138,6 +139,20 @@ async def test_what_a_server_lost_comes_back_once_and_in_order(
     assert (told.rows, told.put_back) == (40, 35)
 
 
+async def test_what_was_lost_comes_back_to_a_full_server(own_fleet: Fleet, publisher: Bridge, events: Recorder) -> None:
+    past = Past(own_fleet.server, maxmemory="1")
+    receipts = await do_many(publisher, range(3))
+    await past.return_()
+    await replayed(events, publisher)
+    for receipt in receipts:
+        assert await state(publisher, receipt.id) == "accepted"
+    with pytest.raises(ServerFull):
+        await do(publisher, 3)
+    await own_fleet.raw.config_set("maxmemory", 0)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 3) == [0, 1, 2]
+
+
 async def test_a_new_command_waits_until_the_publishers_own_are_back(
     own_fleet: Fleet, publisher: Bridge, events: Recorder
 ) -> None:
@@ -164,6 +179,22 @@ async def test_a_repeated_key_finds_the_command_that_came_back(
     assert outcome.expires_at == int(first.id.split("-")[1]) + 60_000
     await own_fleet.node()
     assert await numbers(own_fleet, 1) == [1]
+
+
+async def test_a_command_of_which_nobody_was_told_comes_back_in_its_own_place(
+    own_fleet: Fleet, publisher: Bridge, events: Recorder
+) -> None:
+    """Its caller repeats the key after a later command, by which time the journal has that one."""
+    past = Past(own_fleet.server)
+    with unwritten(publisher):
+        await do(publisher, 1, idempotency_key="k")
+    await do(publisher, 2)
+    assert (await do(publisher, 1, idempotency_key="k")).duplicate
+    await do(publisher, 3)
+    await past.return_()
+    await replayed(events, publisher)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 3) == [1, 2, 3]
 
 
 async def test_a_scheduled_command_comes_back_for_its_time(
@@ -652,7 +683,7 @@ async def test_ages_go_by_the_servers_clock(fleet: Fleet, journal: Path) -> None
     bridge = await fleet.bridge(journal=journal)
     receipt = await do(bridge)
     [row] = await replay_of(bridge).journal.rows(0, "another", None, 10)
-    assert row.at == int(receipt.id.split("-")[1]) / 1000
+    assert 0 <= row.at - int(receipt.id.split("-")[1]) / 1000 < 0.0011
     await fleet.raw.delete("chat:{0}:commands")
 
 

@@ -146,6 +146,20 @@ async def test_adopted_rows_go_between_ones_own_by_time(
     assert [int(each.id.split("-")[1]) for each in found] == [1, 2, 3, 4, 6, 5]
 
 
+async def test_a_row_that_comes_late_has_its_own_place_whatever_other_shards_clocks_say(
+    opened: Callable[[], Awaitable[Journal]],
+) -> None:
+    journal = await opened()
+    await journal.add(row(9, shard=1, at=9.0))
+    await journal.add(row(4)._replace(operation="cancel"), at=8.0)
+    await journal.add(row(1, at=1.0))
+    await journal.add(row(3, at=3.0))
+    await journal.add(row(2, at=2.0)._replace(place=2.0))
+    await journal.add(row(5, at=2.5))  # the server's clock went back
+    found = await journal.rows(0, "second", None, 10)
+    assert [int(each.id.split("-")[1]) for each in found if each.operation == "append"] == [1, 2, 3, 5]
+
+
 async def test_what_was_withdrawn_is_found_without_reading_every_row(opened: Callable[[], Awaitable[Journal]]) -> None:
     journal = await opened()
     await asyncio.gather(*(journal.add(row(n)) for n in range(5000)))
