@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -67,9 +67,15 @@ class Control:
 
     async def _look(self) -> None:
         """See whether something is due on the channels that has not come."""
-        places = await asyncio.gather(*(self._channels.position(each.channel) for each in self._followers))
-        for follower, place in zip(self._followers, places, strict=True):
-            follower.look(place)
+        outage: BaseException | None = None
+        asked = (self._channels.position(each.channel) for each in self._followers)
+        for follower, place in zip(self._followers, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(place, BaseException):
+                outage = place
+            else:
+                follower.look(place)
+        if outage is not None:
+            raise outage
 
     def check_soon(self) -> None:
         """Look at the state of all sessions and members at the next step."""
@@ -84,7 +90,10 @@ class Control:
         self._must_report = True
 
     async def step(self) -> None:
-        """Give signs of life of all sessions and members, and part with those that have no place any more."""
+        """Give signs of life of all sessions and members, and part with those that have no place any more.
+
+        Raises what kept it from one of them, once it has come to all others: a primary may be away for long.
+        """
         if self._must_reload:
             self._must_reload = False
             self._reload()
@@ -95,16 +104,14 @@ class Control:
         if now - self._checked_at >= SIGN_OF_LIFE_S:
             self.check_soon()
             self._checked_at = now
-        await self._look()
         wanted, self._to_check = self._to_check, set()
-        try:
-            if "users" in wanted:
-                await self._check_sessions()
-            if "rooms" in wanted:
-                await self._check_members()
-        except BridgeError:
-            self._to_check |= wanted
-            raise
+        outage = await _failure(self._look())
+        for what, check in (("users", self._check_sessions), ("rooms", self._check_members)):
+            if what in wanted and (failure := await _failure(check())) is not None:
+                self._to_check.add(what)
+                outage = failure
+        if outage is not None:
+            raise outage
 
     def _report_again(self) -> None:
         for command_id in self._applied.within(REPORT_AGAIN_S):
@@ -191,8 +198,11 @@ class Control:
     async def _check_sessions(self) -> None:
         clients = list(self._hub.listed())
         keys = [client.key() for client in clients]
+        outage: BridgeError | None = None
         for client, key, listed in zip(clients, keys, await self._state.keep_sessions(keys), strict=True):
-            if client not in self._hub.clients:  # it ended meanwhile, and the sign of life has listed it again
+            if isinstance(listed, BridgeError):
+                outage = listed
+            elif client not in self._hub.clients:  # it ended meanwhile, and the sign of life has listed it again
                 self._spawn(self._state.end_session(key))
             elif "ban" in listed.user.sanctions:
                 client.socket.shut(Close.BANNED, "banned")
@@ -203,17 +213,24 @@ class Control:
             elif listed.warning is not None and listed.warning["command_id"] != client.warned_by:
                 client.warned_by = listed.warning["command_id"]
                 client.socket.push(frames.sanction_push(listed.warning))
+        if outage is not None:
+            raise outage
 
     async def _check_members(self) -> None:
         members = [(client, membership) for client in self._hub.listed() for membership in client.rooms.values()]
         answers = await self._state.keep_members([membership for _, membership in members])
+        outage: BridgeError | None = None
         for (client, membership), answer in zip(members, answers, strict=True):
-            if membership.room not in client.rooms:  # it left meanwhile
+            if isinstance(answer, BridgeError):
+                outage = answer
+            elif membership.room not in client.rooms:  # it left meanwhile
                 self._spawn(self._state.leave(membership))
             elif answer and client.rooms.get(membership.room) is membership:
                 self._rooms.turn_out(client, membership.room)
                 event = {"kind": answer, "room": membership.room, "until": None, "reason": None, "command_id": None}
                 client.socket.push(frames.sanction_push(event))
+        if outage is not None:
+            raise outage
 
     def _follower(self, shard: int) -> Follower:
         def lost() -> None:
@@ -235,6 +252,15 @@ class Control:
                 return await self._begin(follower)
             except BridgeError:
                 await asyncio.sleep(1)
+
+
+async def _failure(work: Coroutine[Any, Any, None]) -> BridgeError | None:
+    """Why it could not be done, if it could not."""
+    try:
+        await work
+    except BridgeError as error:
+        return error
+    return None
 
 
 def _shut(clients: list[Client], code: int, reason: str) -> int:

@@ -11,6 +11,7 @@ from bridge.channels import Channel
 from bridge.chat.publications import is_kept
 from bridge.chat.state import Member, Sanction, room
 from bridge.envelope import Publication
+from bridge.errors import BridgeError
 from chatserver import frames
 from chatserver.follower import Follower
 from chatserver.frames import Close, Join
@@ -227,19 +228,28 @@ class Rooms:
         return [m for m in memberships if m is not None]
 
     async def step(self) -> None:
-        """Stop following rooms that nobody is in; see what is due in the others, tell members who came and went."""
+        """Stop following rooms that nobody is in; see what is due in the others, tell members who came and went.
+
+        Raises what kept one of them from being looked at, once all have been.
+        """
         for room_id, there in tuple(self._rooms.items()):
             if there.empty:
                 del self._rooms[room_id]
                 there.follower.close()
         found = await self._state.rooms_now({id: there.version for id, there in self._rooms.items()})
+        outage: BridgeError | None = None
         for room_id, now in found.items():
+            if isinstance(now, BridgeError):
+                outage = now
+                continue
             if (here := self._rooms.get(room_id)) is None:
                 continue
             here.follower.look(now.place)
             if now.present is not None and (frame := here.tell_presence(now.version, now.present)) is not None:
                 for client in here.members:
                     client.socket.push(frame)
+        if outage is not None:
+            raise outage
 
 
 def _joined(frame: Join, snapshot: Snapshot, sanctions: list[Sanction], count: int) -> dict[str, Any]:

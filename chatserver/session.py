@@ -181,6 +181,8 @@ class Session:
         """Put the session on its user's list, and see whether anything speaks against it."""
         client, state = self._client, self._with.state
         (listed,) = await state.keep_sessions([client.key()])
+        if isinstance(listed, BridgeError):
+            raise listed
         client.began, user_now = listed.began, listed.user
         while client.must_check:
             client.must_check = False

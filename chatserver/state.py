@@ -33,6 +33,7 @@ from bridge.chat.state import (
 )
 from bridge.config import BridgeSettings
 from bridge.envelope import Position, decode_publication
+from bridge.errors import BridgeError, Unreachable
 from bridge.scripts import Script
 from bridge.shard_stream import log_length
 from bridge.shards import shard_of
@@ -98,8 +99,8 @@ class ChatState:
         now, sanctions, kicked_at = await self._store.redis.run(script("user"), keys, ())
         return _user_now(user_id, int(now), sanctions, kicked_at)
 
-    async def keep_sessions(self, sessions: Sequence[SessionKey]) -> list[SessionNow]:
-        """Open sessions or give signs of their life; one answer each, in order."""
+    async def keep_sessions(self, sessions: Sequence[SessionKey]) -> list[SessionNow | BridgeError]:
+        """Open sessions or give signs of their life; one answer each, in order, or why there is none."""
         return await self._by_shard(sessions, lambda s: user(s.user), self._keep_sessions)
 
     async def _keep_sessions(self, shard: int, sessions: Sequence[SessionKey]) -> list[SessionNow]:
@@ -158,8 +159,11 @@ class ChatState:
         keys = [names.state(shard, subject, "present"), names.state(shard, subject, "present:version")]
         await self._store.redis.run(script("leave"), keys, (_listed(membership.member), STALE_MS))
 
-    async def keep_members(self, memberships: Sequence[Membership]) -> list[str]:
-        """Signs of life; one answer each, in order: "" stays, "ban" or "kick" has no place there any more."""
+    async def keep_members(self, memberships: Sequence[Membership]) -> list[str | BridgeError]:
+        """Signs of life; one answer each, in order: "" stays, "ban" or "kick" has no place there any more.
+
+        Where there is none, the reason stands in its place.
+        """
         return await self._by_shard(memberships, lambda m: room(m.room), self._keep_members)
 
     async def _keep_members(self, shard: int, memberships: Sequence[Membership]) -> list[str]:
@@ -172,8 +176,11 @@ class ChatState:
         answers = await self._store.redis.run(script("keep_members"), keys, arguments)
         return [answer.decode() for answer in answers]
 
-    async def rooms_now(self, known: Mapping[str, bytes]) -> dict[str, RoomNow]:
-        """Where the rooms' channels are, and who is there; by room, as ``known``, its versions of presence, are."""
+    async def rooms_now(self, known: Mapping[str, bytes]) -> dict[str, RoomNow | BridgeError]:
+        """Where the rooms' channels are, and who is there; by room, as ``known``, its versions of presence, are.
+
+        Where there is no answer, the reason stands in its place.
+        """
         rooms = list(known)
         found = await self._by_shard(rooms, room, lambda shard, ids: self._rooms_now(shard, ids, known))
         return dict(zip(rooms, found, strict=True))
@@ -224,16 +231,34 @@ class ChatState:
     async def _by_shard(
         self, items: Sequence[T], subject: Callable[[T], str], call: Callable[[int, Sequence[T]], Any]
     ) -> list[Any]:
-        """``call`` for the items of each shard, in batches; the answers in the order of ``items``."""
+        """``call`` for the items of each shard, in batches; the answers in the order of ``items``.
+
+        What has no answer gets the error in its place. Primaries do not wait for each other, and one that
+        is away is asked once, not once for each of its shards.
+        """
         places: dict[int, list[int]] = defaultdict(list)
         for place, item in enumerate(items):
             places[self._shard(subject(item))].append(place)
-        answers: list[Any] = [None] * len(items)
+        primaries: dict[object, list[tuple[int, list[int]]]] = defaultdict(list)
         for shard, mine in places.items():
-            for start in range(0, len(mine), BATCH):
-                batch = mine[start : start + BATCH]
-                for place, answer in zip(batch, await call(shard, [items[p] for p in batch]), strict=True):
+            primary = self._store.redis.placement.owner(self._store.keys.channel(shard, CONTROL))
+            primaries[primary] += [(shard, mine[start : start + BATCH]) for start in range(0, len(mine), BATCH)]
+        answers: list[Any] = [None] * len(items)
+
+        async def ask(batches: Sequence[tuple[int, list[int]]]) -> None:
+            away: Unreachable | None = None
+            for shard, batch in batches:
+                try:
+                    if away is not None:
+                        raise away
+                    found = await call(shard, [items[place] for place in batch])
+                except BridgeError as error:
+                    found = [error] * len(batch)
+                    away = error if isinstance(error, Unreachable) else None
+                for place, answer in zip(batch, found, strict=True):
                     answers[place] = answer
+
+        await asyncio.gather(*map(ask, primaries.values()))
         return answers
 
 

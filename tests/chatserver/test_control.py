@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
+from bridge.channels import Channel
 from tests.chatserver.client import ChatClient
 from tests.chatserver.conftest import Chat, RunningNode
+from tests.chatserver.unsent import publish_unsent
 from tests.servers import Server
 from tests.waiting import until
 
@@ -142,6 +145,38 @@ async def test_a_dropped_cache_of_rooms_concerns_members_and_one_of_users_sessio
     await client.push("sanction", kind="kick", room="lobby")
     assert (await client.ask("ping"))["type"] == "pong"
     await bridge.broadcast("cache.drop", "all", {"what": "users"})
+    assert await client.close_code() == 4503
+
+
+async def test_a_shard_that_gives_no_answer_holds_up_no_other(
+    chat: Chat, node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatserver.control.SIGN_OF_LIFE_S", 0.1)
+    bridge, bad = chat.bridge, chat.bridge.shard_of("room:lobby")
+    user, well = (
+        next(f"{kind}{i}" for i in range(99) if bridge.shard_of(f"{kind}:{kind}{i}") != bad)
+        for kind in ("user", "room")
+    )
+    ill = next(f"ill{i}" for i in range(99) if bridge.shard_of(f"user:ill{i}") == bad)
+    await chat.done("room.open", f"room:{well}")
+    client, _ = await chat.client(node, user, "lobby", well), await chat.client(node, ill, "lobby")
+    names, redis = bridge.keys, bridge.redis
+    for key in (
+        names.channel(bad, "control"),
+        names.state(bad, "room:lobby", "present"),
+        names.state(bad, f"user:{ill}", "sessions"),
+    ):
+        await redis.call("DEL", key)
+        await redis.call("SET", key, "something else")
+    channel = Channel.of_subject(f"room:{well}", bridge.shards)
+    await publish_unsent(bridge, channel, {"user": "u", "name": "U", "text": "unsent"})
+    await client.push("message", text="unsent")
+    flash = {"text": "unsent", "level": "info", "seconds": None}
+    await publish_unsent(bridge, Channel.control(bridge.shard_of(f"user:{user}")), flash, type="notice.flash")
+    await client.push("notice", text="unsent")
+    await redis.call("SET", names.state(channel.shard, channel.name, f"kicked:{user}"), 1 << 50)
+    await client.push("sanction", kind="kick", room=well)
+    await redis.call("SET", names.state(bridge.shard_of(f"user:{user}"), f"user:{user}", "kicked_at"), 1 << 50)
     assert await client.close_code() == 4503
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from bridge.chat.state import Member
 from bridge.client import Bridge
+from bridge.errors import ServerError
 from chatserver.frames import Refused, Since
 from chatserver.snapshots import Membership, Said, SessionKey
 from chatserver.state import BATCH, LATE_MS, MAX_SESSIONS, OVERDUE_MS, ChatState
@@ -132,6 +133,26 @@ async def test_many_sessions_and_members_are_kept_in_batches_and_answered_in_ord
     assert sorted(told) == sorted(m.room for m in members if m.room not in ("r7", "r8"))
     again = await state.rooms_now({room: now.version for room, now in changed.items()})
     assert [now.present for now in again.values()] == [None] * len(again)
+
+
+async def test_a_shard_that_gives_no_answer_keeps_no_other_from_its_own(state: ChatState, bridge: Bridge) -> None:
+    first = {bridge.shard_of(f"room:r{i}"): f"r{i}" for i in range(99, -1, -1)}
+    members = [Membership(room, Member("u1", "x", "node-a", "s"), 1000) for room in first.values()]
+    sessions = {bridge.shard_of(f"user:u{i}"): SessionKey(f"u{i}", "s", "x") for i in range(99, -1, -1)}
+    (room, *_), (session, *_) = members, sessions.values()
+    for subject, name in (
+        (f"room:{room.room}", "present"),
+        (f"room:{room.room}", "present:version"),
+        (f"user:{session.user}", "sessions"),
+    ):
+        await bridge.redis.call("SET", bridge.keys.state(bridge.shard_of(subject), subject, name), "something else")
+    kept = await state.keep_members(members)
+    assert [isinstance(answer, ServerError) for answer in kept] == [True, False, False, False]
+    assert kept[1:] == [""] * 3
+    listed = await state.keep_sessions(list(sessions.values()))
+    assert [isinstance(answer, ServerError) for answer in listed] == [True, False, False, False]
+    there = await state.rooms_now({m.room: b"" for m in members})
+    assert [isinstance(now, ServerError) for now in there.values()] == [True, False, False, False]
 
 
 async def test_of_a_large_room_newcomers_are_told_only_how_many_are_there(
