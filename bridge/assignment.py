@@ -126,9 +126,6 @@ class Assignment:
 
     async def _acquire(self, shards: Sequence[int], faults: list[BaseException]) -> list[Occupied]:
         leases = await asyncio.gather(*map(self._acquire_one, shards), return_exceptions=True)
-        for shard, lease in zip(shards, leases, strict=True):
-            if isinstance(lease, Lease):
-                self._begin(shard, lease)
         faults += [lease for lease in leases if isinstance(lease, BaseException)]
         return [lease for lease in leases if isinstance(lease, Occupied)]
 
@@ -138,6 +135,8 @@ class Assignment:
         if isinstance(answer, Occupied) and answer.by in self._vanished:
             silent_s = asyncio.get_running_loop().time() - self._vanished[answer.by]
             answer = await stream.acquire(self._owner, instead_of=answer.token, silent_s=silent_s)
+        if isinstance(answer, Lease):  # begun at once: another shard's primary may keep the rest waiting
+            self._begin(shard, answer)
         return answer
 
     async def _take_orphans(self, members: Sequence[str], now: float, faults: list[BaseException]) -> None:
