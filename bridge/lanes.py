@@ -6,7 +6,8 @@ handlers that never wait cost no task switch, and those that do run side by side
 
 A suspect (a command beside which a process died twice) runs alone. Others go first, so
 that they are done before it kills again; after a second nothing else starts until it had
-its turn.
+its turn. While the result of one waits for a primary that is away, others go on, and no
+second suspect starts: it might kill, and the first would be blamed once more.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ class Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._alone = False
+        self._suspect_aside = False
         self._wake_scheduled = False
         self._room = asyncio.Event()
         self._room.set()
 
     @property
     def load(self) -> int:
-        """Commands that run, are about to, or wait for their settle."""
+        """Commands that run, are about to, or are being settled."""
         return self._in_flight + len(self._jobs) + len(self._suspects)
 
     async def room(self) -> int:
@@ -55,13 +57,25 @@ class Lanes:
             self._jobs.append(job)
         self._wake_soon()
 
-    def let_go(self) -> None:
-        """A command that was in flight is no more."""
+    def let_go(self, *, alone: bool) -> None:
+        """A command that was in flight is no more; ``alone`` as it was submitted."""
         self._in_flight -= 1
-        self._alone = False
+        if alone:
+            self._alone = False
         self._wake_soon()
         if self.load < self.size:
             self._room.set()
+
+    def set_aside(self, *, alone: bool) -> None:
+        """A command that was in flight has ended, and its settle has to wait: it takes no room until ``take_back``."""
+        self._suspect_aside = self._suspect_aside or alone
+        self.let_go(alone=alone)
+
+    def take_back(self, *, alone: bool) -> None:
+        """It is in flight again, over ``size`` where others took its room, so that no more is read."""
+        self._in_flight += 1
+        if alone:
+            self._suspect_aside = False
 
     async def close(self) -> None:
         """Cancel what runs."""
@@ -93,7 +107,8 @@ class Lanes:
         """What may start now, if anything."""
         if self._alone:
             return None
-        if self._suspects and (not self._jobs or asyncio.get_running_loop().time() >= self._suspects[0][0]):
+        overdue = self._suspects and asyncio.get_running_loop().time() >= self._suspects[0][0]
+        if self._suspects and not self._suspect_aside and (overdue or not self._jobs):
             if self._in_flight:
                 return None
             self._alone = True

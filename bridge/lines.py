@@ -20,13 +20,15 @@ WAITING_PER_SUBJECT = 1000  # read and waiting behind a command of the same subj
 class Line:
     """One subject's entries, oldest first. ``busy`` from the moment its head is given to the lanes until that ended."""
 
-    __slots__ = ("busy", "entries", "key", "started", "timer")
+    __slots__ = ("alone", "aside", "busy", "entries", "key", "started", "timer")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.entries: deque[Held] = deque()
         self.busy = False
+        self.alone = False  # its head was given to the lanes as a suspect
         self.started = False  # its head has left the queue of the lanes
+        self.aside = False  # its head has ended, and takes no room in the lanes while its settle has to wait
         self.timer: asyncio.TimerHandle | None = None  # its head backs off
 
     def drop_stale(self) -> None:
@@ -76,15 +78,28 @@ class Lines:
             if self._lines.get(line.key) is line:
                 del self._lines[line.key]
         elif not (line.busy or line.timer or self.closed):
-            line.busy = True
-            self._lanes.submit(lambda: self._handle(line), alone=must_run_alone(line.entries[0].deaths, self._limits))
+            line.busy, line.alone = True, must_run_alone(line.entries[0].deaths, self._limits)
+            self._lanes.submit(lambda: self._handle(line), alone=line.alone)
 
     def let_go(self, line: Line) -> None:
         """The head does not run any more, and has not ended."""
+        self.take_back(line)
         line.busy = line.started = False
-        self._lanes.let_go()
+        self._lanes.let_go(alone=line.alone)
         if self.closed:
             self._stirred.set()  # a drain waits for the last
+
+    def set_aside(self, line: Line) -> None:
+        """The head has ended, and its settle has to wait."""
+        if not line.aside:
+            line.aside = True
+            self._lanes.set_aside(alone=line.alone)
+
+    def take_back(self, line: Line) -> None:
+        """Its settle has to wait no more."""
+        if line.aside:
+            line.aside = False
+            self._lanes.take_back(alone=line.alone)
 
     def finish(self, line: Line) -> None:
         """The head ended; the next may start."""

@@ -19,7 +19,10 @@ Result = tuple[Line, Held, Ended]
 
 
 class Settling:
-    """``failed`` is told of an error of the client; while ``held_up`` nothing settles."""
+    """``failed`` is told of an error of the client. From ``hold_up`` to ``go_on`` nothing settles.
+
+    Results that wait for that take no room in the lanes: their primary may be away for long, and others are not.
+    """
 
     def __init__(
         self,
@@ -31,8 +34,8 @@ class Settling:
         lease: Callable[[], Lease],
         failed: Callable[[BridgeError], None],
     ) -> None:
-        self.held_up = False  # until nobody doubts what is pending
         self.settled = 0
+        self._held_up = False  # until nobody doubts what is pending
         self._stream, self._lines, self._node, self._telemetry = stream, lines, node, telemetry
         self._lease, self._failed = lease, failed
         self._results: deque[Result] = deque()
@@ -40,10 +43,19 @@ class Settling:
 
     def add(self, line: Line, held: Held, ended: Ended) -> None:
         self._results.append((line, held, ended))
+        if self._held_up:
+            self._lines.set_aside(line)
         self._soon()
 
+    def hold_up(self) -> None:
+        self._held_up = True
+        for line, _, _ in self._results:
+            self._lines.set_aside(line)
+
     def go_on(self) -> None:
-        self.held_up = False
+        self._held_up = False
+        for line, _, _ in self._results:
+            self._lines.take_back(line)
         self._soon()
 
     def drop_stale(self) -> None:
@@ -60,25 +72,25 @@ class Settling:
                 kept.append((line, held, ended._replace(counted=held.counted)))
         self._results = kept
 
-    async def close(self) -> int:
-        """Settle nothing more; how many results that leaves."""
-        self.held_up = True
+    async def close(self) -> None:
+        """Settle nothing more."""
+        self._held_up = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        left = len(self._results)
+        for line, _, _ in self._results:
+            self._lines.let_go(line)
         self._results.clear()
-        return left
 
     def _soon(self) -> None:
-        if self._task is None and self._results and not self.held_up:
+        if self._task is None and self._results and not self._held_up:
             name = f"settle-{self._stream.shard}"
             self._task = asyncio.get_running_loop().create_task(self._settle_all(), name=name)
 
     async def _settle_all(self) -> None:
         """As long as there are results; meanwhile the lanes fill the next batch."""
         try:
-            while self._results and not self.held_up:
+            while self._results and not self._held_up:
                 batch = self._next_batch()
                 try:
                     answers = await self._stream.settle(self._lease(), self._node, [ended for _, _, ended in batch])

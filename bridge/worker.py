@@ -79,7 +79,7 @@ class Worker:
         """A call about this shard failed: nobody knows what the server did."""
         if self._error is None:
             self._error = error
-        self._settling.held_up = True
+        self._settling.hold_up()
         self._stirred.set()
 
     @property
@@ -228,8 +228,7 @@ class Worker:
 
     async def _abandon(self) -> None:
         self._lost = True
-        for _ in range(await self._settling.close()):
-            self._lanes.let_go()
+        await self._settling.close()
         self._lines.clear()
 
     # one entry

@@ -94,11 +94,29 @@ MUTANTS = (
         "elif not (line.busy or line.timer", "elif not (line.timer", (HANDLING, HAZARDS),
     ),
     Mutant(
-        "suspects run alone", "bridge/lines.py", "alone=must_run_alone(", "alone=False and must_run_alone(",
+        "suspects run alone", "bridge/lines.py", "= True, must_run_alone(", "= True, False and must_run_alone(",
         (HAZARDS, "-k", "suspect"),
     ),
     Mutant(
         "limit of deaths", "bridge/verdict.py", "if deaths < limits.deaths:", "if True:", (HAZARDS, "-k", "deaths"),
+    ),
+    Mutant(
+        "suspects run alone while results settle", "bridge/lanes.py",
+        "        if alone:\n            self._alone = False", "        self._alone = False",
+        ("tests/bridge/test_lanes.py",),
+    ),
+    Mutant(
+        "results set aside", "bridge/settling.py",
+        "self._lines.set_aside(line)\n\n    def go_on", "pass\n\n    def go_on",
+        ("tests/conformance/test_away.py",),
+    ),
+    Mutant(
+        "dropped for good", "bridge/worker.py", "if held.dropped or self._rolled_back", "if self._rolled_back",
+        ("tests/conformance/test_recovery.py", "-k", "fail_over"),
+    ),
+    Mutant(
+        "boot of who leaves", "bridge/scripts/drain.lua", "~= ARGV[2] then", "~= ARGV[2] and false then",
+        ("tests/conformance/test_nodes.py", "-k", "successor"),
     ),
     Mutant("group begins at 0", "bridge/scripts/acquire.lua", "'0', 'MKSTREAM'", "'$', 'MKSTREAM'", (HAZARDS,)),
     Mutant(
