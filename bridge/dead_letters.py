@@ -179,7 +179,7 @@ class DeadLetters:
             if id is None or not waiting:
                 return None
             return Row(letter.shard, incarnation, time.time(), "requeue", id, letter.subject or "", origin=letter.id,
-                       letter=letter.entry_id, extra=obituary(letter), fields=netstrings(waiting),
+                       letter=letter.entry_id, extra=obituary(letter, id), fields=netstrings(waiting),
                        place=minted(id) if word == "already" else 0.0)  # fmt: skip
 
         async def run(knows: str = "") -> tuple[str, str | None, Sequence[bytes]]:

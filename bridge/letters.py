@@ -72,13 +72,14 @@ def repeated(letter: DeadLetter, by: str, reason: str | None, payload: Mapping[s
     return [part for pair in kept for part in pair]
 
 
-def obituary(letter: DeadLetter) -> bytes:
-    """Its outcome, for a server that has lost it."""
+def obituary(letter: DeadLetter, requeued_as: str | None = None) -> bytes:
+    """Its outcome, for a server that has lost it and its letter."""
     envelope, unreadable = decode_or_stand_in(letter.shard, letter.id.partition("-")[2], letter.fields)
     head = outcome_head(envelope, node=letter.node or None, attempts=letter.attempts, timeline=envelope.first_steps(),
                         readable=unreadable is None)  # fmt: skip
     error = Failure(letter.cause_code, letter.cause_message, letter.at)
-    return head + outcome_rest("dead", letter.at, letter.node or None, error=error)
+    requeued_as = requeued_as or letter.requeued_as
+    return head + outcome_rest("dead", letter.at, letter.node or None, error=error, requeued_as=requeued_as)
 
 
 def _text(value: bytes | None) -> str | None:

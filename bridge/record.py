@@ -82,11 +82,13 @@ def outcome_rest(
     result: Mapping[str, Any] | None = None,
     error: Failure | None = None,
     control: bool = False,
+    requeued_as: str | None = None,
 ) -> bytes:
     """The end of a record that ``outcome_head`` began with at least one step."""
-    return b',%b],"state":"%b","result":%b,"error":%b%b}' % (
+    return b',%b],"state":"%b","result":%b,"error":%b%b%b}' % (
         orjson.dumps((state, at, node)), state.encode(), orjson.dumps(result or None), orjson.dumps(error),
         b',"control":true' if control else b"",
+        b',"requeued_as":%b' % orjson.dumps(requeued_as) if requeued_as else b"",
     )  # fmt: skip
 
 
@@ -95,4 +97,5 @@ def outcome_from_json(data: bytes, *, requeued_as: str | None = None) -> Outcome
     record = {name: value for name, value in orjson.loads(data).items() if name in Outcome.__slots__}
     record["timeline"] = tuple(Step(*step) for step in record["timeline"])
     record["error"] = None if record["error"] is None else Failure(**record["error"])
-    return Outcome(**record, requeued_as=requeued_as)
+    record["requeued_as"] = requeued_as or record.get("requeued_as")
+    return Outcome(**record)

@@ -33,6 +33,17 @@ local function last_sign(publishers_key, current)
   return incarnation == current and ms or nil
 end
 
+-- Publishers that were killed, and whose names nobody takes again.
+local function forget_silent(publishers_key, now, forget_ms)
+  local all = redis.call('HGETALL', publishers_key)
+  for i = 1, #all, 2 do
+    local ms = read_sign(all[i + 1])
+    if string.sub(all[i], 1, 1) ~= ':' and now - ms > forget_ms then
+      redis.call('HDEL', publishers_key, all[i])
+    end
+  end
+end
+
 -- returns whether somebody awaited is behind, whether anybody is, and when waiting ends on this incarnation, if it began
 local function look(publishers_key, current, now, forget_ms)
   local ends, behind = nil, {}

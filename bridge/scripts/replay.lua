@@ -128,25 +128,31 @@ function operations.cancel()
   return 'accepted'
 end
 
--- Where no node has begun the command that it repeats, and whose death was lost, it takes that one's place.
+-- Where no node has begun the command that it repeats, and whose death was lost, it takes that one's place: also where it
+-- was cancelled since, which has been put back before, or where the other comes back only later, from somebody else.
+-- That one's outcome tells it then. `requeued` has only commands with letters, as a field leaves with its letter.
 function operations.requeue()
-  if is_there() then
-    return 'there'
-  end
-  local took_its_place = call('HGET', REQUEUED, origin) == id
-  if not took_its_place and not find_letter(origin)
-      and trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
-    if extra == '' or withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED) ~= 1 then
+  local there, has_letter = is_there(), find_letter(origin)
+  if not has_letter and call('GET', origin_outcome) ~= extra then
+    if withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED) == 1
+        or not trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
+      record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
+    elseif not there then
       return 'alive'
     end
-    record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
-    call('HSET', REQUEUED, origin, id)
   end
-  if superseded(accepted_at()) then
+  if there then
+    if has_letter then
+      call('HSETNX', REQUEUED, origin, id)
+    end
+    return 'there'
+  elseif superseded(accepted_at()) then
     return 'superseded'
   end
   put_back()
-  call('HSET', REQUEUED, origin, id)
+  if has_letter then
+    call('HSET', REQUEUED, origin, id)
+  end
   return 'accepted'
 end
 

@@ -14,5 +14,6 @@ else
   local silent_since = ARGV[4] ~= '0' and math.min(now, last_sign(KEYS[2], current) or now) - ARGV[4]
   redis.call('HSET', KEYS[2], ARGV[1], digits(silent_since or now) .. ' ' .. (ARGV[2] == '*' and current or ARGV[2]))
   redis.call('EXPIRE', KEYS[2], ARGV[3])
+  forget_silent(KEYS[2], now, ARGV[3] * 1000)
 end
 return current

@@ -306,9 +306,60 @@ async def test_a_requeued_command_takes_the_place_of_the_first_where_that_one_wa
     before = await publisher.outcome(receipt.id)
     assert before is not None
     assert (before.state, before.requeued_as) == ("dead", new_id)
+    assert not await own_fleet.raw.exists("chat:{0}:requeued")  # nothing would ever take it out, as it has no letter
     await own_fleet.node()
     await events.wait_for(Settled, id=new_id, state="done")
     assert await own_fleet.log() == [7]
+
+
+@pytest.mark.parametrize("when", ["its death as well", "the requeue only"])
+async def test_a_cancelled_requeue_brings_its_first_command_not_back(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder, when: str
+) -> None:
+    """Whatever the server has lost of it."""
+    desk.handle = once = Once()
+    receipt = await do(publisher, 7)
+    past = Past(own_fleet.server)
+    await own_fleet.node("node-first", max_attempts=1)
+    await publisher.outcome(receipt.id, wait=5)
+    await own_fleet.leave("node-first")
+    once.open = True
+    if when == "the requeue only":
+        past = Past(own_fleet.server)
+    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    await publisher.cancel(str(new_id), by="operator")
+    await past.return_()
+    await replayed(events, publisher)
+    before = await publisher.outcome(receipt.id)
+    assert before is not None
+    assert (before.state, before.requeued_as) == ("dead", new_id)
+    assert await state(publisher, str(new_id)) == "cancelled"
+    await do(publisher, 8)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [8]
+
+
+async def test_a_requeued_command_is_not_put_back_by_whoever_had_sent_it(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder, tmp_path: Path
+) -> None:
+    past = Past(own_fleet.server)
+    desk.handle = once = Once()
+    await own_fleet.node("node-first", max_attempts=1)
+    async with Bridge.connect(own_fleet.server.url, shards=1, journal=tmp_path / "its", registry=desk.registry) as sent:
+        receipt = await do(sent, 7)
+        await sent.outcome(receipt.id, wait=5)
+    [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
+    await own_fleet.leave("node-first")
+    once.open = True
+    await past.return_()
+    await replayed(events, publisher)
+    back = await own_fleet.bridge(journal=tmp_path / "its")
+    assert replay_of(back).journal.count == 1
+    assert await state(back, receipt.id) == "dead"
+    await do(publisher, 8)
+    await own_fleet.node()
+    assert await numbers(own_fleet, 2) == [7, 8]
+    assert await state(back, str(new_id)) == "done"
 
 
 async def requeued_after_it_had_begun(
@@ -768,6 +819,16 @@ async def test_a_servers_own_absence_is_nobodys_silence(own_fleet: Fleet) -> Non
         await do(bridge)
     await bridge.streams[0].vouch("there", "*")
     await do(bridge)  # nobody waits for who left
+
+
+async def test_a_publisher_that_was_killed_is_forgotten(own_fleet: Fleet) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("killed", "*")
+    ago = int((await bridge.inspector.now() - bridge.settings.outcome_seconds - 1) * 1000)
+    await own_fleet.raw.hset("chat:{0}:publishers", "killed", f"{ago} {await _incarnation(bridge)}")
+    await bridge.streams[0].vouch("left", "*", leaving=True)
+    await bridge.streams[0].vouch("there", "*")
+    assert set(await own_fleet.raw.hkeys("chat:{0}:publishers")) == {b":seen", b"left", b"there"}
 
 
 async def test_a_clock_that_was_set_back_holds_nobody_up_for_longer(own_fleet: Fleet) -> None:
