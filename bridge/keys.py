@@ -98,7 +98,7 @@ class Keys:
         return f"{self.shard(shard)}publishers"
 
     def newer(self, shard: int) -> str:
-        """Hash: subject → ms of its last new command, kept while a replay may come."""
+        """Hash: subject → ms and incarnation of its last new command, kept while a replay may come."""
         return f"{self.shard(shard)}newer"
 
     def ring(self, shard: int) -> str:

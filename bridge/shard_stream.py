@@ -148,8 +148,8 @@ class ShardStream(ShardIntake):
         k, s = self._keys, self.shard
         moved, due_ms = await self._redis.run(
             script("promote"),
-            (*self._fence, self._stream, k.scheduled(s), k.bodies(s), k.moved(s)),
-            (lease.token, step(), PROMOTE_AT_MOST),
+            (*self._fence, self._stream, k.scheduled(s), k.bodies(s), k.moved(s), k.history(s), k.newer(s)),
+            (lease.token, step(), PROMOTE_AT_MOST, self._settings.outcome_seconds),
         )
         return moved, _seconds(due_ms)
 

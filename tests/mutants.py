@@ -148,8 +148,8 @@ MUTANTS = (
         "if awaited and now < ends then", "if false then", (JOURNAL, "-k", "wait_for_each_other or five_seconds"),
     ),
     Mutant(
-        "superseded", "bridge/scripts/replay.lua",
-        "return (later[1] and tonumber(later[1]) > at)", "return false and (later[1])", (JOURNAL, "-k", "undo"),
+        "superseded", "bridge/scripts/newer.lua",
+        "if last and (last > ms or incarnation == current) then", "if false then", (JOURNAL, "-k", "undo"),
     ),
     Mutant(
         "order of a replay", "bridge/putting_back.py",
@@ -158,8 +158,8 @@ MUTANTS = (
     ),
     Mutant(
         "replay finds what is there", "bridge/scripts/replay.lua",
-        "  if is_there() or repeated_since() then\n    return 'there'\n  elseif superseded(accepted_at()) then",
-        "  if superseded(accepted_at()) then", (JOURNAL,),
+        "  if is_there() or repeated_since() then\n    return 'there'\n  elseif superseded() then",
+        "  if superseded() then", (JOURNAL,),
     ),
     Mutant(
         "keys of commands that are gone", "bridge/scripts/duplicate.lua",

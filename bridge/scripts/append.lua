@@ -37,7 +37,7 @@ local entry = add(KEYS[1], tonumber(ARGV[4]), ARGV, 8) -- first of all writes: a
 id = ARGV[5] .. '-' .. entry
 redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'EX', ARGV[2])
 if late then
-  note_newer(KEYS[10], ARGV, 8, id, ARGV[2])
+  note_newer(KEYS[10], ARGV, 8, id_ms(id), current, ARGV[2])
 end
 ring(KEYS[3], KEYS[6])
 return {'accepted', id}

@@ -2,16 +2,12 @@
 -- had accepted, and until they have, or 5 s have passed, nobody else's new commands go before theirs.
 --!include incarnation
 --!include clock
+--!include newer
 -- `history` names the incarnation on which everybody has put back everything: usually this one. `publishers` has for
 -- each its last sign of life and the incarnation that it vouches for. Besides, each as ms and an incarnation: under HOLD
 -- when waiting for them ends, under SEEN anybody's last sign, under BEFORE anybody's last sign before this incarnation.
 local HOLD, SEEN, BEFORE = ':hold', ':seen', ':before'
-local HOLD_MS, SILENT_MS, MOST_NEWER = 5000, 30000, 10000
-
-local function read_sign(value)
-  local ms, incarnation = string.match(value or '', '^(%d+) (%S+)$')
-  return tonumber(ms), incarnation
-end
+local HOLD_MS, SILENT_MS = 5000, 30000
 
 -- A sign of life of anybody. The last one before this incarnation is kept: the server's own absence is nobody's silence.
 local function note_sign(publishers_key, current, now)
@@ -86,16 +82,4 @@ local function enter(history_key, publishers_key, incarnation_key, lease_key, cu
     return ends - now, true
   end
   return nil, any
-end
-
--- While a replay may come: which subjects have a later command than it, so that it does not undo that one.
-local function note_newer(newer_key, fields, first, id, seconds)
-  for i = first, #fields, 2 do
-    if fields[i] == 'subject' then
-      local name = redis.call('HLEN', newer_key) < MOST_NEWER and fields[i + 1] or '*'
-      redis.call('HSET', newer_key, name, string.match(id, '(%d+)-%d+$'))
-      redis.call('EXPIRE', newer_key, seconds)
-      return
-    end
-  end
 end

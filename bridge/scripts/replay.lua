@@ -53,13 +53,10 @@ local function accepted_at()
   return tonumber((string.match(id, '(%d+)-%d+$')))
 end
 
-local function superseded(at)
+-- A scheduled command's place is its time, on whichever server.
+local function superseded(due)
   local subject = field('subject')
-  if not subject then -- no handler takes it either
-    return false
-  end
-  local later = call('HMGET', NEWER, subject, '*')
-  return (later[1] and tonumber(later[1]) > at) or (later[2] and tonumber(later[2]) > at)
+  return subject and is_newer(NEWER, subject, due or id_ms(id), not due and current) -- else no handler takes it either
 end
 
 local function keep_key(due_ms)
@@ -70,7 +67,7 @@ end
 
 -- After what was due before it was accepted.
 local function put_back()
-  promote_due(STREAM, SCHEDULED, BODIES, MOVED, accepted_at(), step, MOST_DUE)
+  promote_due(STREAM, SCHEDULED, BODIES, MOVED, id_ms(id), step, MOST_DUE, NEWER, seconds)
   call('HSET', MOVED, id, add(STREAM, step, ARGV, first, last))
   ring(KEYS[12], KEYS[13])
 end
@@ -93,7 +90,7 @@ local operations = {}
 function operations.append()
   if is_there() or repeated_since() then
     return 'there'
-  elseif superseded(accepted_at()) then
+  elseif superseded() then
     return 'superseded'
   end
   put_back()
@@ -104,7 +101,7 @@ end
 function operations.schedule()
   if is_there() or repeated_since() then
     return 'there'
-  elseif superseded(tonumber(extra)) then
+  elseif superseded(math.max(id_ms(id), extra)) then
     return 'superseded'
   end
   call('HSET', BODIES, id, netstrings({unpack(ARGV, first, last)}))
@@ -146,7 +143,7 @@ function operations.requeue()
       call('HSETNX', REQUEUED, origin, id)
     end
     return 'there'
-  elseif superseded(accepted_at()) then
+  elseif superseded() then
     return 'superseded'
   end
   put_back()

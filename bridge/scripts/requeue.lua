@@ -36,7 +36,7 @@ end
 local id = ARGV[3] .. '-' .. add(KEYS[3], tonumber(ARGV[4]), ARGV, 8)
 redis.call('HSET', KEYS[2], ARGV[2], id)
 if late then
-  note_newer(KEYS[11], ARGV, 8, id, ARGV[6])
+  note_newer(KEYS[11], ARGV, 8, id_ms(id), current, ARGV[6])
 end
 ring(KEYS[4], KEYS[7])
 return {'requeued', id}

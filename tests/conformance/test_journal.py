@@ -460,6 +460,44 @@ async def test_a_late_replay_does_not_undo_what_was_accepted_since(
     assert await state(back, str(new_id)) == "done"
 
 
+async def test_a_late_replay_does_not_undo_what_was_scheduled_since_and_fell_due(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    other = await own_fleet.bridge()
+    async with forgotten(own_fleet, journal, other) as gone:
+        lost = [await do(gone, 1), await do(gone, 2, "user:u2")]
+    await own_fleet.node()
+    later = await do(other, 3, deliver_at=await other.inspector.now() + 0.1)
+    waits = await do(other, 4, "user:u2", deliver_at=await other.inspector.now() + 600)
+    await events.wait_for(Settled, id=later.id)
+    back = await own_fleet.bridge(journal=journal)
+    assert [event.id for event in events.all(Superseded)] == [lost[0].id]
+    await back.outcome(lost[1].id, wait=5)
+    assert [await own_fleet.log(), await own_fleet.log("user:u2")] == [[3], [2]]
+    await other.cancel(waits.id, by="operator")
+
+
+async def test_a_late_replay_undoes_nothing_where_the_lost_servers_clock_was_ahead(
+    own_fleet: Fleet, journal: Path, events: Recorder
+) -> None:
+    other = await own_fleet.bridge()
+    async with forgotten(own_fleet, journal, other) as gone:
+        lost = await do(gone, 1)
+    shard, ms, sequence = lost.id.split("-")
+    ahead = f"{shard}-{int(ms) + 60_000}-{sequence}"
+    with contextlib.closing(sqlite3.connect(next(journal.glob("*.sqlite")))) as database:
+        [(fields,)] = database.execute("SELECT fields FROM accepted")
+        database.execute(
+            "UPDATE accepted SET id = ?, fields = ?", (ahead, fields.replace(lost.id.encode(), ahead.encode()))
+        )
+        database.commit()
+    await do(other, 3)
+    await own_fleet.bridge(journal=journal)
+    assert [event.id for event in events.all(Superseded)] == [ahead]
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [3]
+
+
 async def test_a_row_that_cannot_be_put_back_is_told_and_holds_no_other_up(
     own_fleet: Fleet, publisher: Bridge, events: Recorder
 ) -> None:
