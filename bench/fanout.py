@@ -112,7 +112,10 @@ async def _theirs(url: str) -> None:
             ending = asyncio.ensure_future(heard())
             while not ending.done():
                 told = orjson.loads((await subscription.parse_response())[2])
-                push = {"type": "message", "room": "r0", "offset": told["offset"], **told["data"], "ts": told["at"]}
+                push = {
+                    "type": "message", "room": "r0", "epoch": told["epoch"], "offset": told["offset"],
+                    **told["data"], "ts": told["at"],
+                }  # fmt: skip
                 broadcast(connections, orjson.dumps(push).decode())
 
 

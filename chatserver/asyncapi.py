@@ -22,8 +22,8 @@ DESCRIPTION: Final = """\
 Chat over websockets: one JSON object per text frame, subprotocol `bridge.v1`. A client's frames carry an integer `id`
 that the answer echoes; pushes have none. The first frame is `auth`. Unknown fields are ignored on both sides.
 
-What is on a room's channel has an `offset` that grows by one: keep the last one and the `epoch` of `joined`, and give
-them as `since` when joining again."""
+What is on a room's channel has an `offset` that grows by one: keep the last one and the `epoch` beside it (in `joined`
+and in each push, as it changes with restarts of the server), and give them as `since` when joining again."""
 CLOSE_CODES: Final = {
     1001: "the node goes away: connect again",
     1009: "a frame over 16 KiB",

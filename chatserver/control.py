@@ -141,7 +141,10 @@ class Control:
                 return _shut(gone, Close.REPLACED, "a newer session took this one's place")
             case "shadow":
                 theirs = [c for c in self._hub.of_user(data["user"]) if data["room"] in c.rooms]
-                return self._hub.push(theirs, frames.encode({"type": "message", **data}))
+                there = self._rooms.get(data["room"])
+                at = None if there is None else there.follower.position
+                shown = {"type": "message", "epoch": "" if at is None else at.epoch, **data}  # as others look
+                return self._hub.push(theirs, frames.encode(shown))
             case "notice.flash":
                 return self._flash(data)
             case "config.reload":

@@ -224,7 +224,9 @@ def push_of(room: str, publication: Publication, deleted: Mapping[str, str] | No
 
     ``deleted`` hides the text of messages deleted since; the push stays, because offsets are consecutive.
     """
-    push: dict[str, Any] = {"type": publication.type, "room": room, "offset": publication.offset}
+    push: dict[str, Any] = {
+        "type": publication.type, "room": room, "epoch": publication.epoch, "offset": publication.offset,
+    }  # fmt: skip
     match content_of(publication):
         case Message(id, user, name, text):
             shown = None if deleted and id in deleted else text

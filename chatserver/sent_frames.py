@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from chatserver.frames import PROTOCOL
 
 Millis = Annotated[int, Field(description="milliseconds since the epoch")]
+Epoch = Annotated[str, Field(description="opaque; with offset what since takes")]
 Offset = Annotated[int, Field(ge=0, description="place on the room's channel; grows by one")]
 FrameId = Annotated[int, Field(description="of the frame that is answered")]
 Text = Annotated[str | None, Field(description="null: deleted since")]
@@ -39,6 +40,7 @@ class Message(Sent):
 
     type: Literal["message"]
     room: str
+    epoch: Epoch
     offset: Offset
     message_id: Annotated[
         str, Field(description="begins with the offset; one that does not is shown, and does not count")
@@ -54,6 +56,7 @@ class Deleted(Sent):
 
     type: Literal["deleted"]
     room: str
+    epoch: Epoch
     offset: Offset
     message_ids: list[str]
 
@@ -63,6 +66,7 @@ class Notice(Sent):
 
     type: Literal["notice"]
     room: str
+    epoch: Epoch
     offset: Offset
     message_id: str
     level: str
@@ -75,6 +79,7 @@ class RoomChanged(Sent):
 
     type: Literal["room"]
     room: str
+    epoch: Epoch
     offset: Offset
     state: Literal["open", "frozen", "closed"]
     slow_mode_s: Annotated[int, Field(ge=0)]
@@ -86,6 +91,7 @@ class Published(Sent):
 
     type: str
     room: str
+    epoch: Epoch
     offset: Offset
     data: Any
     ts: Millis
@@ -182,7 +188,7 @@ class Joined(Sent):
     type: Literal["joined"]
     id: FrameId
     room: str
-    epoch: Annotated[str, Field(description="opaque; with offset what since takes")]
+    epoch: Epoch
     offset: Offset
     recovered: Annotated[bool, Field(description="messages are all that came after since")]
     messages: Annotated[list[OnChannel], Field(description="oldest first")]

@@ -48,7 +48,7 @@ class Room:
     """A room that the client means to be in."""
 
     id: str
-    position: Position  # of the last event that was queued for the reader
+    position: Position  # of the last event that was queued for the reader; its own epoch, by which its place is known
     level: bool = True  # what comes is next in line; else a join gets it again, and nothing is queued until then
     here: bool = True  # this connection has joined it
 
@@ -106,13 +106,11 @@ class Rooms:
         if not self._events.put(Resumed(room.id, joined.recovered, joined)):
             self._behind.add(room.id)
             return
-        epoch = joined.position.epoch
-        for event in joined.messages:
+        for push, event in zip(frame["messages"], joined.messages, strict=True):
             if not self._events.put(event):
                 self._behind.add(room.id)
                 return
-            assert event.offset is not None
-            room.position = Position(epoch, event.offset)
+            room.position = Position(push.get("epoch") or joined.position.epoch, push["offset"])
         room.position, room.level = joined.position, True
 
     def space(self) -> None:
@@ -135,16 +133,16 @@ class Rooms:
             return
         if offset is not None and isinstance(event, RoomEvent):
             assert room is not None
-            self._take(room, event, offset)
+            self._take(room, event, Position(frame.get("epoch") or room.position.epoch, offset))
             return
         if isinstance(event, Sanctioned) and event.room is not None and event.kind in ("kick", "ban"):
             self.forget(event.room)
         self._events.offer(event)
 
-    def _take(self, room: Room, event: RoomEvent, offset: int) -> None:
-        match order(event, offset, room.position.offset):
+    def _take(self, room: Room, event: RoomEvent, position: Position) -> None:
+        match order(event, position.offset, room.position.offset):
             case Order.NEXT if self._events.put(event):
-                room.position = Position(room.position.epoch, offset)
+                room.position = position
             case Order.NEXT:
                 room.level = False
                 self._behind.add(room.id)

@@ -4,23 +4,23 @@ export type RoomState = 'open' | 'frozen' | 'closed'
 export interface Person { user: string; name: string }
 export interface Position { epoch: string; offset: number }
 
-// What travels on a room's channel; `offset` grows by one.
+// What travels on a room's channel; `offset` grows by one, and is a place there together with `epoch`.
 export interface Message {
-  type: 'message'; room: string; offset: number; message_id: string; user: string; name: string
+  type: 'message'; room: string; epoch: string; offset: number; message_id: string; user: string; name: string
   text: string | null // null: deleted since
   ts: number
 }
-export interface Deleted { type: 'deleted'; room: string; offset: number; message_ids: string[] }
+export interface Deleted { type: 'deleted'; room: string; epoch: string; offset: number; message_ids: string[] }
 export interface RoomChanged {
-  type: 'room'; room: string; offset: number; state: RoomState; slow_mode_s: number; title: string
+  type: 'room'; room: string; epoch: string; offset: number; state: RoomState; slow_mode_s: number; title: string
 }
-/** A kept notice has offset, message_id and ts; a flashed one has `seconds`, and no room if it is for everybody. */
+/** A kept notice has epoch, offset, message_id and ts; a flashed one has `seconds`, and no room if it is for everybody. */
 export interface Notice {
   type: 'notice'; room: string | null; level: 'info' | 'warning'; text: string | null
-  offset?: number; message_id?: string; ts?: number; seconds?: number | null
+  epoch?: string; offset?: number; message_id?: string; ts?: number; seconds?: number | null
 }
 /** What a plugin publishes in a room. */
-export interface Other { type: string; room: string; offset: number; data: unknown; ts: number }
+export interface Other { type: string; room: string; epoch: string; offset: number; data: unknown; ts: number }
 
 // What has no offset.
 export interface Presence { type: 'presence'; room: string; count: number; join: Person[]; leave: Person[] }

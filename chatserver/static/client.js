@@ -293,7 +293,7 @@ export class ChatClient {
       if (push.offset <= room.offset) return
       if (push.offset > room.offset + 1) return void this.#rejoin(push.room)
       if (this.#queue.length >= QUEUE) return void (room.deaf = room.behind = true)
-      room.offset = push.offset
+      Object.assign(room, { epoch: push.epoch ?? room.epoch, offset: push.offset })
     }
     this.#emit(push)
   }

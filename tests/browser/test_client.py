@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bridge.channels import Channel
 from bridge.child import Child
 from chatserver.pages import STATIC
 from tests.browser import runtimes
@@ -194,6 +195,37 @@ class TestAShortHistory:
         assert len(shown) < 300
         await speaker.say("lobby", "after")
         assert await client.messages(1) == ["after"]
+
+
+class TestARestartOfTheServer:
+    @pytest.fixture
+    def server(self, own_server: Server) -> Server:
+        return own_server
+
+    @in_both
+    async def test_who_stayed_through_it_misses_nothing_later(
+        self, chat: Chat, server: Server, cable: Proxy, connect: Connect
+    ) -> None:
+        channel = Channel.of_subject("room:lobby", chat.bridge.shards)
+
+        async def publish(texts: list[str]) -> None:
+            for text in texts:
+                await chat.bridge.channels.publish(channel, "message", {"user": "ada", "name": "Ada", "text": text})
+
+        client = await connect(ws_url(cable), "u1", "lobby", random=0.01)
+        await publish(["one", "two"])
+        assert await client.messages(2) == ["one", "two"]
+        await server.restart()
+        await until(lambda: chat.bridge.redis.connected)
+        await publish(["three", "four"])
+        assert await client.messages(2) == ["three", "four"]
+        cable.cut()
+        await client.event("reconnecting")
+        await publish(numbered(120))
+        cable.heal()
+        assert (await client.event("resumed"))["recovered"] is True
+        await publish(["after"])
+        assert await client.messages(121) == [*numbered(120), "after"]
 
 
 @in_both

@@ -70,6 +70,18 @@ async def ending(client: ChatClient) -> Closed:
     return closed.value
 
 
+class Least(random.Random):
+    """Jitter that waits next to nothing, and notes the bounds."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.bounds: list[float] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.bounds.append(b)
+        return b / 1000
+
+
 async def test_what_one_says_the_others_are_told(two_nodes: Pair) -> None:
     first, second = two_nodes
     async with (
@@ -210,6 +222,44 @@ async def test_a_room_that_closed_meanwhile_is_given_up_with_a_word(chat: Chat, 
             await client.say("lobby", "anybody?")
 
 
+class TestARestartOfTheServer:
+    @pytest.fixture
+    def server(self, own_server: Server) -> Server:
+        return own_server
+
+    async def test_who_stayed_through_it_misses_nothing_later(
+        self, chat: Chat, server: Server, node: RunningNode
+    ) -> None:
+        channel = Channel.of_subject("room:lobby", chat.bridge.shards)
+
+        async def say_all(first: int, last: int) -> None:
+            for number in range(first, last):
+                said = {"user": "u2", "name": "u2", "text": str(number)}
+                await chat.bridge.channels.publish(channel, "message", said)
+
+        async with relayed(node.url) as relay:
+            urls = [relay.url]
+            async with ChatClient(lambda: urls, token("u1"), rng=Least()) as client:
+                await client.join("lobby")
+                await say_all(0, 5)
+                assert await texts(client, "4") == [str(i) for i in range(5)]
+                before = client.rooms["lobby"].epoch
+                await server.restart()
+                await until(lambda: chat.bridge.redis.connected)
+                await say_all(5, 10)
+                assert await texts(client, "9") == [str(i) for i in range(5, 10)]
+                assert client.rooms["lobby"].epoch != before
+                urls.clear()
+                relay.cut_at = lambda frame: frame["type"] == "ping" and relay.visits == 1
+                pinging = asyncio.create_task(client.ping())
+                await event(client, Reconnecting)
+                await say_all(10, 130)
+                urls.append(relay.url)
+                assert (await event(client, Resumed)).recovered is True
+                assert await texts(client, "129") == [str(i) for i in range(10, 130)]
+                await pinging
+
+
 # faults
 
 
@@ -291,18 +341,6 @@ async def test_a_silent_room_is_no_reason_to_leave_a_node(chat: Chat) -> None:
     async with relayed(node.url) as relay, ChatClient(relay.url, token("u1")):
         await until(lambda: relay.frames.count({"type": "pong"}) >= 4)
         assert relay.visits == 1
-
-
-class Least(random.Random):
-    """Jitter that waits next to nothing, and notes the bounds."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.bounds: list[float] = []
-
-    def uniform(self, a: float, b: float) -> float:
-        self.bounds.append(b)
-        return b / 1000
 
 
 async def test_clients_that_a_node_cannot_let_in_do_not_come_back_in_step(

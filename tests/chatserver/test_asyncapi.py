@@ -27,8 +27,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 PARSER = "@asyncapi/parser@3.6.3"
 CACHE = Path(tempfile.gettempdir()) / "chatbridge-tests-npm"
 BETTER_THAN_AN_ERROR = {"asyncapi-latest-version"}  # 3.1 adds nothing that we use
-MESSAGE = {"type": "message", "room": "lobby", "offset": 7, "message_id": "7-ab", "user": "u1", "name": "Ann",
-           "text": "hello", "ts": 1}  # fmt: skip
+MESSAGE = {"type": "message", "room": "lobby", "epoch": "e", "offset": 7, "message_id": "7-ab", "user": "u1",
+           "name": "Ann", "text": "hello", "ts": 1}  # fmt: skip
 
 
 def test_the_document_in_the_repository_is_what_the_code_says() -> None:
@@ -63,6 +63,7 @@ def test_schemas_are_schemas() -> None:
         {**MESSAGE, "offset": "7"},
         {**MESSAGE, "offset": -1},
         {name: value for name, value in MESSAGE.items() if name != "ts"},
+        {name: value for name, value in MESSAGE.items() if name != "epoch"},
         {"type": "shout"},
         {"type": "ok"},
         {"type": "error", "id": 1, "code": "no such code", "message": "", "temporary": False},

@@ -66,8 +66,11 @@ def _payload(raw: bytes) -> bytes:
     return bytes(frame.data)
 
 
+EPOCH = "0123456789abcdef01234567"
+
+
 def publication(type: str, data: dict[str, Any]) -> Publication:
-    return Publication("room:lobby", "0123456789abcdef01234567", 7, type, 1000, data)
+    return Publication("room:lobby", EPOCH, 7, type, 1000, data)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,8 @@ def publication(type: str, data: dict[str, Any]) -> Publication:
     ],
 )
 def test_members_see_what_is_published(type: str, data: dict[str, Any], push: dict[str, Any]) -> None:
-    assert push_of("lobby", publication(type, data)) == {"type": type, "room": "lobby", "offset": 7, **push}
+    shown = push_of("lobby", publication(type, data))
+    assert shown == {"type": type, "room": "lobby", "epoch": EPOCH, "offset": 7, **push}
 
 
 def test_who_deleted_is_not_for_members() -> None:
@@ -101,7 +105,7 @@ def test_who_deleted_is_not_for_members() -> None:
 
 def test_a_publication_of_a_plugin_s_type_is_shown_as_it_is() -> None:
     assert push_of("lobby", publication("loot.drop", {"item": "sword"})) == {
-        "type": "loot.drop", "room": "lobby", "offset": 7, "data": {"item": "sword"}, "ts": 1000,
+        "type": "loot.drop", "room": "lobby", "epoch": EPOCH, "offset": 7, "data": {"item": "sword"}, "ts": 1000,
     }  # fmt: skip
 
 
@@ -109,7 +113,7 @@ def test_a_publication_of_a_plugin_s_type_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize("data", [{"item": "sword"}, {"text": "x"}, [], None, {"message_ids": [1]}])
 def test_so_is_one_that_only_has_a_name_of_ours(type: str, data: Any) -> None:
     assert push_of("lobby", publication(type, data)) == {
-        "type": type, "room": "lobby", "offset": 7, "data": data, "ts": 1000,
+        "type": type, "room": "lobby", "epoch": EPOCH, "offset": 7, "data": data, "ts": 1000,
     }  # fmt: skip
 
 

@@ -39,11 +39,12 @@ async def test_what_one_says_everybody_in_the_room_sees_on_every_node(
     listeners = [await chat.client(first, "u2", "lobby"), await chat.client(second, "u3", "lobby")]
     ok = await speaker.say("lobby", "hello ☀", nonce="n1")
     assert ok["type"] == "ok"
+    epoch = (await speaker.ask("join", room="lobby"))["epoch"]
     for client in (speaker, *listeners):
         message = await client.push("message")
         assert message == {
-            "type": "message", "room": "lobby", "offset": ok["offset"], "message_id": ok["message_id"],
-            "user": "u1", "name": "Ann", "text": "hello ☀", "ts": ok["ts"],
+            "type": "message", "room": "lobby", "epoch": epoch, "offset": ok["offset"],
+            "message_id": ok["message_id"], "user": "u1", "name": "Ann", "text": "hello ☀", "ts": ok["ts"],
         }  # fmt: skip
 
 

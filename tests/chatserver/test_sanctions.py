@@ -99,7 +99,7 @@ async def test_a_shadow_muted_user_alone_sees_what_they_say(chat: Chat, two_node
     assert await speaker.say("lobby", "in the shadow", nonce="n1") == {**said, "id": said["id"] + 1}
     after = await other.say("lobby", "after")
     assert after["offset"] == before["offset"] + 1
-    await other.push("message", text="after")
+    assert (await other.push("message", text="after")).keys() == mine.keys()
     assert [m["text"] for m in other.seen("message")] == ["before"]
     joined = await speaker.ask("join", room="lobby")
     assert joined["sanctions"] == []

@@ -63,8 +63,8 @@ class Traveller:
         elif "offset" in push and push.get("room") == self.room:
             self.stays[-1].append(push["offset"])
             self._noted_at.append(asyncio.get_running_loop().time())
-            if self.position is not None:
-                self.position["offset"] = max(push["offset"], self.position["offset"])
+            if self.position is not None and push["offset"] > self.position["offset"]:
+                self.position = {"epoch": push["epoch"], "offset": push["offset"]}
 
     @property
     def silence_s(self) -> float:
