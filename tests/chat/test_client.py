@@ -138,6 +138,7 @@ async def test_a_node_that_stops_hands_its_client_to_another_without_a_gap(chat:
     async with ChatClient(lambda: urls, token("u1")) as client:
         await client.join("lobby")
         last_seen = await client.say("lobby", "before")
+        assert await texts(client, "before") == ["before"]
         leaving = asyncio.create_task(first.stop())
         gone = await event(client, Reconnecting)
         assert (gone.code, gone.url) == (1012, first.url)
