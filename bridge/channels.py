@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import orjson
 
 from bridge.config import BridgeSettings
 from bridge.connection import Redis
-from bridge.envelope import Position, Publication, decode_publication
+from bridge.envelope import BadEntry, Position, Publication, decode_publication
 from bridge.keys import Keys
 from bridge.scripts import script
 from bridge.shard_stream import log_length
 from bridge.shards import shard_of
+
+log = logging.getLogger(__name__)
 
 CONTROL = "control"
 _EPOCHS = 16  # that a reader remembers
@@ -121,4 +125,20 @@ class Channels:
             return []
         count = () if limit is None else ("COUNT", limit)
         rows = await self._redis.call("XREVRANGE", key, last, f"({after}-0", *count)
-        return [decode_publication(fields[1]) for _, fields in reversed(rows)]
+        return decode_log(fields[1] for _, fields in reversed(rows))
+
+
+def decode_log(messages: Iterable[bytes]) -> list[Publication]:
+    """Publications in the order in which they stand; what somebody else has put between them is left out."""
+    read: list[Publication] = []
+    for message in messages:
+        try:
+            read.append(decode_publication(message))
+        except BadEntry as error:
+            _tell_once(message[:80], str(error))
+    return read
+
+
+@lru_cache(100)  # a log is read again and again
+def _tell_once(message: bytes, why: str) -> None:
+    log.warning("left out of a channel's log, as it is no publication: %r (%s)", message, why)

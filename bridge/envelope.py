@@ -320,10 +320,15 @@ class Publication:
 
 
 def decode_publication(message: bytes) -> Publication:
-    record = orjson.loads(message)
-    return Publication(
-        record["channel"], record["epoch"], record["offset"], record["type"], record["at"], record["data"]
-    )
+    """Raises BadEntry if it is none."""
+    try:
+        record = orjson.loads(message)
+        epoch, offset = record["epoch"], record["offset"]
+        if not isinstance(epoch, str) or not isinstance(offset, int):
+            raise ValueError(f"epoch {epoch!r} and offset {offset!r}")
+        return Publication(record["channel"], epoch, offset, record["type"], record["at"], record["data"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadEntry("undecodable", f"{type(error).__name__}: {error}") from None
 
 
 def depth(value: Any) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
-from bridge.channels import CONTROL
+from bridge.channels import CONTROL, decode_log
 from bridge.chat.state import (
     STALE_MS,
     ChatStore,
@@ -32,7 +32,7 @@ from bridge.chat.state import (
     user_sanctions_from,
 )
 from bridge.config import BridgeSettings
-from bridge.envelope import Position, decode_publication
+from bridge.envelope import Position
 from bridge.errors import BridgeError, Unreachable
 from bridge.scripts import Script
 from bridge.shard_stream import log_length
@@ -299,12 +299,13 @@ def _snapshot(room_id: str, member: Member, now: int, answer: Sequence[Any]) -> 
     pairs = zip(settings[::2], settings[1::2], strict=True)
     info = room_from(room_id, {name.decode(): value.decode() for name, value in pairs})
     assert info is not None
+    decoded = decode_log(publications)
     return Snapshot(
         now,
         info,
         Position(epoch.decode(), int(offset)),
-        recovered == 1,
-        [decode_publication(p) for p in publications],
+        recovered == 1 and len(decoded) == len(publications),
+        decoded,
         deleted_from(deleted),
         room_sanction_from("mute", member.user, room_id, muted),
         present if isinstance(present, int) else [member_from(raw) for raw in present],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import orjson
 import pytest
 
 from bridge.channels import Channel
@@ -251,6 +252,92 @@ async def test_what_was_lost_without_a_sign_is_read_at_the_second_look(
     followed.follower.look(place)
     followed.follower.look(place)
     assert not followed.follower._recovering
+
+
+async def send(bridge: Bridge, epoch: object, offset: object) -> None:
+    """To subscribers only."""
+    record = {"channel": ROOM.name, "epoch": epoch, "offset": offset, "type": "message", "at": 0, "data": {"text": "?"}}
+    await bridge.redis.call("SPUBLISH", bridge.keys.channel(ROOM.shard, ROOM.name), orjson.dumps(record))
+
+
+Logged = list[Publication]
+
+
+def counted_reads(followed: Followed, then: Callable[[Logged], Awaitable[Logged]] | None = None) -> list[Logged]:
+    """What the follower reads of the log from now on. ``then`` makes something of the first one."""
+    reads: list[Logged] = []
+    channels = followed.follower._channels
+    original = channels.log
+
+    async def read(*arguments: Any, **options: Any) -> Logged:
+        found = await original(*arguments, **options)
+        reads.append(found)
+        return await then(found) if then is not None and len(reads) == 1 else found
+
+    channels.log = read  # type: ignore[method-assign]
+    return reads
+
+
+async def test_what_comes_while_the_log_is_read_is_delivered_after_it(
+    operator: Bridge, cut_off: tuple[Followed, Any]
+) -> None:
+    followed, _ = cut_off
+    followed.follower.begin(Position("", 0))
+    await publish(operator, 1, 2)
+    await until(lambda: followed.texts == numbers(1, 2))
+
+    async def two_more(found: Logged) -> Logged:
+        await publish(operator, 5, 6)
+        await until(lambda: [p.offset for p in followed.follower._held] == [4, 5, 6])
+        return found
+
+    reads = counted_reads(followed, two_more)
+    await publish_unsent(operator, ROOM, {"text": "3"})
+    await publish(operator, 4, 4)
+    await until(lambda: len(followed.texts) == 6)
+    assert followed.texts == numbers(1, 6)
+    assert [p.offset for p in reads[0]] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("entry", [b"no JSON", b"1", b'{"channel": "room:lobby"}'])
+async def test_what_somebody_else_wrote_onto_the_log_is_left_out(
+    operator: Bridge, cut_off: tuple[Followed, Any], entry: bytes
+) -> None:
+    followed, _ = cut_off
+    followed.follower.begin(Position("", 0))
+    await publish(operator, 1, 2)
+    await until(lambda: followed.texts == numbers(1, 2))
+    await operator.redis.call("XADD", operator.keys.log(ROOM.shard, ROOM.name), "2-1", "x", entry)
+    await publish_unsent(operator, ROOM, {"text": "3"})
+    await publish(operator, 4, 5)
+    await until(lambda: len(followed.texts) == 5)
+    assert followed.texts == numbers(1, 5)
+    assert followed.losses == 0
+
+
+async def test_what_somebody_else_sent_disturbs_nobody(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
+    followed, _ = cut_off
+    for epoch, offset in (("e", "far"), (7, 1)):
+        await send(operator, epoch, offset)
+    await publish(operator, 1, 1)
+    await until(lambda: followed.follower._held)
+    followed.follower.begin(Position("", 0))
+    await publish(operator, 2, 2)
+    await until(lambda: followed.texts == numbers(1, 2))
+
+
+async def test_who_joins_a_room_with_a_foreign_entry_in_its_log_is_let_in(chat: Chat) -> None:
+    node = await chat.start_node()
+    await chat.done("room.open", "room:lobby", {})
+    client = await chat.client(node, "u1", "lobby")
+    await client.say("lobby", "1")
+    offset = (await client.push("message"))["offset"]
+    log = chat.bridge.keys.log(chat.bridge.shard_of("room:lobby"), "room:lobby")
+    await chat.bridge.redis.call("XADD", log, f"{offset}-1", "x", "no publication")
+    await client.say("lobby", "2")
+    joined = await (await chat.client(node, "u2")).ask("join", room="lobby")
+    assert [m["text"] for m in joined["messages"]] == ["1", "2"]
+    assert [m["text"] for m in (await client.ask("history", room="lobby", limit=10))["messages"]] == ["1", "2"]
 
 
 async def test_a_place_that_is_no_further_is_nothing_due(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
