@@ -61,7 +61,7 @@ async def start_node(name: str, url: str) -> asyncio.subprocess.Process:
 
 async def give_away(url: str) -> bool:
     nodes = dict(zip(NODES, await asyncio.gather(*(start_node(name, url) for name in NODES)), strict=True))
-    async with Bridge.connect(url) as bridge:
+    async with Bridge.connect(url, timeout=10) as bridge:  # seconds: all of this shares one machine
         while {shard.holder for shard in await bridge.shard_infos()} != set(NODES):
             await asyncio.sleep(0.05)  # until every node has its part
         users = [f"user-{number}" for number in range(1, USERS + 1)]
