@@ -149,15 +149,25 @@ class Follower:
         pause = _BACKOFF_FIRST_S
         try:
             while self._look_again and self.position is not None:
-                self._look_again = False
-                try:
-                    self._fill(await self._channels.log(self.channel, after=max(self.position.offset - 1, 0)))
-                except BridgeError:
-                    self._look_again = True
+                if await self._has_read(self.position):
+                    pause = _BACKOFF_FIRST_S
+                else:
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _BACKOFF_MOST_S)
         finally:
             self._recovering = False
+
+    async def _has_read(self, at: Position) -> bool:
+        """False: the log cannot be read, or has nothing yet of what was heard; if its server died, it never will."""
+        self._look_again = False
+        try:
+            found = await self._channels.log(self.channel, after=max(at.offset - 1, 0))
+        except BridgeError:
+            self._look_again = True
+            return False
+        heard_more = self._look_again
+        self._fill(found)
+        return heard_more or not self._look_again or self.position != at
 
     def _fill(self, log: list[Publication]) -> None:
         """Go on from the log, which begins with the last one delivered if nothing was lost."""

@@ -254,6 +254,23 @@ async def test_what_was_lost_without_a_sign_is_read_at_the_second_look(
     assert not followed.follower._recovering
 
 
+async def test_what_no_log_has_is_looked_for_with_pauses(operator: Bridge, cut_off: tuple[Followed, Any]) -> None:
+    """It came from a primary that died before another server had it."""
+    followed, _ = cut_off
+    followed.follower.begin(Position("", 0))
+    place = await publish(operator, 1, 5)
+    assert place is not None
+    await until(lambda: followed.texts == numbers(1, 5))
+    reads, loop = counted_reads(followed), asyncio.get_running_loop()
+    began = loop.time()
+    await send(operator, place.epoch, 7)
+    await until(lambda: len(reads) >= 4)
+    assert loop.time() - began >= 0.05 + 0.1 + 0.2
+    await publish(operator, 6, 8)
+    await until(lambda: followed.texts == numbers(1, 8))
+    assert followed.losses == 0
+
+
 async def send(bridge: Bridge, epoch: object, offset: object) -> None:
     """To subscribers only."""
     record = {"channel": ROOM.name, "epoch": epoch, "offset": offset, "type": "message", "at": 0, "data": {"text": "?"}}
