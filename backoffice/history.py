@@ -179,7 +179,7 @@ class History:
             self._read += len(ended)
             self._ended(new)
         full = {shard: page.ended for shard, page in zip(shards, pages, strict=True) if len(page.ended) == limit}
-        await self._note(full, shards)
+        await self._note(full, [s for s, page in zip(shards, pages, strict=True) if not page.withheld])
         return list(full)
 
     async def _note(self, full: Mapping[int, Sequence[tuple[str, Outcome]]], looked_at: Iterable[int]) -> None:

@@ -40,8 +40,9 @@ class Held:
     def learn(self, found: RawEntry, node: str) -> None:
         """Take over what others recorded, where somebody else than ``node`` held the entry for a while."""
         if found.starts is not None and (found.inherited_from != node or not self.counted):
-            # One of them is ours: who inherits presumes a death, and we live.
-            self.deaths = found.starts if self.counted else max(0, found.starts - 1)
+            # One of them is ours, and we live: who inherits presumes a death, and what runs here again was recorded.
+            ours = not self.counted or self.began > 0
+            self.deaths = max(0, found.starts - ours)
             self.failures = found.failures
             self.counted = True
 

@@ -84,6 +84,7 @@ class Settled:
 
     first: str | None  # the oldest entry that the record still has
     ended: list[tuple[str, Outcome]]  # with the id of its entry
+    withheld: bool = False  # there is more, which is not to be told yet
 
 
 class Inspector:

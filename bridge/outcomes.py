@@ -54,7 +54,7 @@ class Outcomes:
         """A page of the shard's record; empty for now where a fail-over might undo a part of it."""
         page = await self._inspector.settled(shard, after, limit)
         if page.ended and not await self._surviving.has(shard, page.ended[-1][1].id):
-            return replace(page, ended=[])
+            return replace(page, ended=[], withheld=True)
         return page
 
     async def _wait(self, shard: int, id: str, ended: asyncio.Event, deadline: float) -> Outcome | None:

@@ -143,14 +143,16 @@ class ShardStream(ShardIntake):
     async def promote(self, lease: Lease) -> tuple[int, float]:
         """Put up to 100 scheduled commands that are due on the stream.
 
-        How many, and seconds until the next is due (inf = none is). Raises Fenced, ServerFull.
+        How many, and seconds until the next is due (inf = none is) or lost ones that go first may be back. Raises
+        Fenced, ServerFull.
         """
         k, s = self._keys, self.shard
         moved, due_ms = await self._redis.run(
             script("promote"),
-            (*self._fence, self._stream, k.scheduled(s), k.bodies(s), k.moved(s), k.history(s), k.newer(s)),
+            (*self._fence, self._stream, k.scheduled(s), k.bodies(s), k.moved(s), k.history(s), k.newer(s),
+             k.publishers(s)),
             (lease.token, step(), PROMOTE_AT_MOST, self._settings.outcome_seconds),
-        )
+        )  # fmt: skip
         return moved, _seconds(due_ms)
 
     async def claim(self, lease: Lease, consumer: str, page: str = "-") -> Page:

@@ -49,10 +49,6 @@ local function field(name)
   end
 end
 
-local function accepted_at()
-  return tonumber((string.match(id, '(%d+)-%d+$')))
-end
-
 -- A scheduled command's place is its time, on whichever server.
 local function superseded(due)
   local subject = field('subject')

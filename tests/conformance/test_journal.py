@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,16 @@ def unwritten(bridge: Bridge) -> Iterator[None]:
             yield
     finally:
         database.execute("PRAGMA query_only = OFF")
+
+
+def put_back_nothing(bridge: Bridge) -> Callable[[], Awaitable[None]]:
+    """Until somebody needs it, or calls what this returns."""
+
+    async def look_at_nothing() -> None: ...
+
+    replay = replay_of(bridge)
+    step, replay.step = replay.step, look_at_nothing  # type: ignore[method-assign]
+    return step
 
 
 def replay_of(bridge: Bridge) -> Replay:
@@ -212,6 +222,25 @@ async def test_a_scheduled_command_comes_back_for_its_time(
     assert await numbers(own_fleet, 1) == [1]
 
 
+async def test_what_falls_due_meanwhile_waits_for_what_comes_back(own_fleet: Fleet, publisher: Bridge) -> None:
+    await own_fleet.node()
+    due = await publisher.inspector.now() + 2
+    await do(publisher, 2, deliver_at=due)
+    past = Past(own_fleet.server)
+    await do(publisher, 1)
+    await numbers(own_fleet, 1)
+    put_back = put_back_nothing(publisher)
+    await past.return_()
+
+    async def is_past_due() -> bool:
+        return await answered(publisher.inspector.now) > due + 0.3
+
+    await until(is_past_due)
+    assert await own_fleet.log() == []
+    await put_back()
+    assert await numbers(own_fleet, 2) == [1, 2]
+
+
 async def test_a_cancelled_command_does_not_come_back(own_fleet: Fleet, publisher: Bridge, events: Recorder) -> None:
     past = Past(own_fleet.server)
     receipts = await do_many(publisher, range(3))
@@ -224,10 +253,7 @@ async def test_a_cancelled_command_does_not_come_back(own_fleet: Fleet, publishe
 
 
 async def test_a_command_that_is_about_to_come_back_can_be_cancelled(own_fleet: Fleet, publisher: Bridge) -> None:
-    async def look_at_nothing() -> None:
-        """Nothing is put back before somebody needs it."""
-
-    replay_of(publisher).step = look_at_nothing  # type: ignore[method-assign]
+    put_back_nothing(publisher)
     past = Past(own_fleet.server)
     receipts = await do_many(publisher, range(2))
     await past.return_()

@@ -59,24 +59,33 @@ async def test_what_another_holder_recorded_goes_with_the_entry(
     assert not await fleet.raw.exists("chat:{0}:starts")
 
 
-async def test_deaths_at_another_holder_count(proxy: Proxy, fleet: Fleet, desk: Desk, events: Recorder) -> None:
+@pytest.mark.parametrize("deaths_before", [0, 1])
+async def test_deaths_at_another_holder_count_and_its_own_life_does_not(
+    proxy: Proxy, fleet: Fleet, desk: Desk, events: Recorder, deaths_before: int
+) -> None:
+    first = deaths_before + 1
+
     async def fail_once(command: Command[Do]) -> Effects:
-        if command.attempt == 1:
+        if command.attempt == first:
             raise Retry(0.01)
         return await note(command)
 
     desk.handle = gate = Gate(fail_once)
-    await lend(proxy, fleet)
+    await lend(proxy, fleet, deaths_before=deaths_before)
     gate.open()
     await events.wait_for(Settled, state="done")
-    assert [started.attempt for started in events.all(Started)] == [1, 3]
+    assert [started.attempt for started in events.all(Started)] == [first, first + 2]
 
 
-async def lend(proxy: Proxy, fleet: Fleet, ends_meanwhile: Gate | None = None) -> None:
+async def lend(proxy: Proxy, fleet: Fleet, ends_meanwhile: Gate | None = None, *, deaths_before: int = 0) -> None:
     """Let a node begin a command, and regain it after a holder that died with it."""
     there = await fleet.bridge()
-    await fleet.node(url=proxy.url, timeout=0.5)
     await do(there)
+    for _ in range(deaths_before):
+        lease = await take(there.streams[0])
+        _, [read], _ = await there.streams[0].read(lease, "node-w", 1)
+        await vanish(there.streams[0], lease, read.id, presumed=0)
+    await fleet.node(url=proxy.url, timeout=0.5)
     await fleet.events.wait_for(Started)
     proxy.black_hole()
     if ends_meanwhile is not None:
@@ -85,6 +94,6 @@ async def lend(proxy: Proxy, fleet: Fleet, ends_meanwhile: Gate | None = None) -
     stream = there.streams[0]
     lease = await take(stream)
     [claimed] = (await stream.claim(lease, "node-x")).entries
-    await vanish(stream, lease, claimed.id)
+    await vanish(stream, lease, claimed.id, presumed=1 if claimed.starts is None else claimed.starts)
     proxy.heal()
     await fleet.events.wait_for(LostLease, regained=True)

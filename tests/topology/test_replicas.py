@@ -115,9 +115,18 @@ async def test_the_history_has_what_ended_once_a_replica_has_it(
         receipt = await publish(party, 1)
         await events.wait_for(Settled, id=receipt.id)
         assert await done() == [before.id]
+        late = History(records, party.publisher)
+        await late.step()
+        assert late.progress.share < 1
         for replica in lagging:
             topology.cont(replica)
         await until(partial(has, receipt.id, before.id))
+
+        async def caught_up() -> bool:
+            await late.step()
+            return late.progress.share == 1
+
+        await until(caught_up)
 
 
 async def state(party: Party, id: str, wait: float = 0) -> str:
