@@ -13,7 +13,7 @@ import orjson
 from bridge.envelope import decode_or_stand_in, read_netstrings
 from bridge.record import Failure, outcome_head, outcome_rest
 
-_NOT_REPEATED = frozenset({b"id", b"origin", b"by", b"at", b"idem", b"expires", b"reason"})
+_NOT_REPEATED = frozenset({b"id", b"origin", b"by", b"at", b"idem", b"expires", b"reason", b"unless_done"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from bridge.telemetry import DeadLettersDropped, NotReplayed, Superseded, Teleme
 
 ROWS_A_CALL, BYTES_A_CALL = 50, 1 << 20
 ROWS_A_LOOK = 500
-_WHY = {"late": "a node had begun the command", "alive": "the command that it repeats was not dead any more"}
+_WHY = {"late": "a node had begun the command", "alive": "the command that it repeats has ended otherwise"}
 
 
 class PuttingBack:

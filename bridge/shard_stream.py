@@ -15,6 +15,7 @@ from bridge.effects import Effects
 from bridge.envelope import Envelope
 from bridge.keys import GROUP, Keys
 from bridge.link import Argument
+from bridge.record import outcome_from_json
 from bridge.replicated import Replicated
 from bridge.scripts import Script, script
 from bridge.shard_intake import INTAKE_SCRIPTS, ShardIntake, step
@@ -154,6 +155,14 @@ class ShardStream(ShardIntake):
             (lease.token, step(), PROMOTE_AT_MOST, self._settings.outcome_seconds),
         )  # fmt: skip
         return moved, _seconds(due_ms)
+
+    async def was_done_after_all(self, id: str) -> bool:
+        """Whether a command took effect that was dead and sent again before a server lost its death."""
+        record = await self._redis.call("GET", self._keys.outcome(self.shard, id))
+        if record is None or outcome_from_json(record).state != "done":
+            return False
+        await self._redis.call("HDEL", self._keys.requeued(self.shard), id)
+        return True
 
     async def claim(self, lease: Lease, consumer: str, page: str = "-") -> Page:
         """Take over up to 100 pending entries from ``page`` on, whoever held them. Raises Fenced, NoGroup."""

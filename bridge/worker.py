@@ -26,7 +26,7 @@ from bridge.telemetry import (
     Retried,
     Telemetry,
 )
-from bridge.verdict import Again, Bury, Limits, Verdict, describe, must_bury
+from bridge.verdict import Again, Bury, Limits, Refuse, Verdict, describe, must_bury
 
 POLL_S = 1.0  # a lost ring is caught by then
 _BACK_OFF_FIRST_S, _BACK_OFF_MOST_S = 0.05, 0.5
@@ -287,6 +287,9 @@ class Worker:
             return too_deadly
         if self._handling.expired(held):
             return None
+        origin = held.envelope.origin if held.envelope.unless_done else None
+        if origin is not None and await self._stream.was_done_after_all(origin):
+            return Refuse(f"{origin}, which it repeats, was done after all")
         if held.counted or held.raw.inherited_from is not None:
             held.counted = True
             await self._stream.start(self.lease, held.raw.id, starts=held.deaths + 1)

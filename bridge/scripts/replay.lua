@@ -7,7 +7,7 @@
 --       then per row: operation, id, hash of the body, id of the dead command, its letter's entry id,
 --         outcome (of a requeue: that of the dead command) or due (ms), n, n fields
 -- returns {'other', incarnation}, or per row there, accepted, superseded (nothing was written), late (a node has begun it)
---         (of a bury: dropped, where an older letter made room) or alive (a node has begun the command that it repeats, or it ended)
+--         (of a bury: dropped, where an older letter made room) or alive (the command that it repeats ended otherwise)
 --
 -- One script for many rows: where one fails, none after it was put back, so the order stays. They were admitted once,
 -- so neither the limit of the backlog nor a full server refuses them.
@@ -62,9 +62,14 @@ local function keep_key(due_ms)
 end
 
 -- After what was due before it was accepted.
-local function put_back()
+local function put_back(unless_done)
   promote_due(STREAM, SCHEDULED, BODIES, MOVED, id_ms(id), step, MOST_DUE, NEWER, seconds)
-  call('HSET', MOVED, id, add(STREAM, step, ARGV, first, last))
+  local fields = {unpack(ARGV, first, last)}
+  if unless_done then
+    table.insert(fields, 'unless_done')
+    table.insert(fields, '1')
+  end
+  call('HSET', MOVED, id, add(STREAM, step, fields))
   ring(KEYS[12], KEYS[13])
 end
 
@@ -123,14 +128,16 @@ end
 
 -- Where no node has begun the command that it repeats, and whose death was lost, it takes that one's place: also where it
 -- was cancelled since, which has been put back before, or where the other comes back only later, from somebody else.
--- That one's outcome tells it then. `requeued` has only commands with letters, as a field leaves with its letter.
+-- That one's outcome tells it then. Where a node has begun it, the repetition stands behind it, in case it dies again.
+-- `requeued` has only commands with letters, as a field leaves with its letter, or that may get one.
 function operations.requeue()
-  local there, has_letter = is_there(), find_letter(origin)
+  local there, has_letter, has_begun = is_there(), find_letter(origin), false
   if not has_letter and call('GET', origin_outcome) ~= extra then
-    if withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED) == 1
-        or not trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
+    local word = withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
+    has_begun = word == 2
+    if word == 1 or not trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
       record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
-    elseif not there then
+    elseif not there and not has_begun then
       return 'alive'
     end
   end
@@ -142,8 +149,8 @@ function operations.requeue()
   elseif superseded() then
     return 'superseded'
   end
-  put_back()
-  if has_letter then
+  put_back(has_begun)
+  if has_letter or has_begun then
     call('HSET', REQUEUED, origin, id)
   end
   return 'accepted'

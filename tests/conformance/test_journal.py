@@ -390,8 +390,8 @@ async def test_a_requeued_command_is_not_put_back_by_whoever_had_sent_it(
 
 async def requeued_after_it_had_begun(
     fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder, first: Once
-) -> tuple[str, str]:
-    """A command that the server knows as begun, and its repetition, of which it knows nothing."""
+) -> tuple[str, str, Callable[[], Awaitable[None]]]:
+    """A command that the server knows as begun, its repetition, which it lost, and what puts that one back."""
     desk.handle = gate = Gate(first)
     await fleet.node("node-first", max_attempts=1)
     receipt = await do(publisher, 7)
@@ -401,34 +401,63 @@ async def requeued_after_it_had_begun(
     await publisher.outcome(receipt.id, wait=5)
     [(_, new_id)] = (await publisher.dead.requeue([receipt.id], by="operator", reason="again")).done
     await fleet.leave("node-first")
+    put_back = put_back_nothing(publisher)
     await past.return_()
-    await replayed(events, publisher)
-    return receipt.id, str(new_id)
+    await until(lambda: publisher.redis.connected)
+    return receipt.id, str(new_id), put_back
 
 
-async def test_a_requeue_is_not_repeated_where_a_node_has_begun_its_command(
+async def test_a_requeue_does_nothing_where_a_node_had_begun_its_command_and_does_it_after_all(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
     once = Once()
-    id, _ = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, once)
-    assert events.all(NotReplayed, operation="requeue")
+    id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, once)
+    await put_back()
     once.open = True
     await own_fleet.node()
     await events.wait_for(Settled, id=id, state="done")
+    await events.wait_for(Settled, id=new_id, state="rejected")
     assert await own_fleet.log() == [7]
+    assert not await own_fleet.raw.exists("chat:{0}:requeued")
 
 
-async def test_a_requeue_that_was_told_as_not_repeated_is_not_repeated_later_either(
+async def test_a_requeue_is_done_in_its_place_where_a_node_had_begun_its_command_and_it_dies_again(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
-    id, new_id = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, Once())
-    assert events.all(NotReplayed, operation="requeue")
+    id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, Once())
+    await put_back()
+    await do(publisher, 8)
+
+    async def fail_again(command: Command[Do]) -> Any:
+        if command.id == id:
+            raise ValueError("again")
+        return await note(command)
+
+    desk.handle = fail_again
     await own_fleet.node("node-second", max_attempts=1)
     await events.wait_for_many(2, Buried, id=id)
+    assert await numbers(own_fleet, 2) == [7, 8]
+    assert await state(publisher, new_id) == "done"
+    result = await publisher.dead.requeue([id], by="operator", reason="again")
+    assert result.skipped == [(id, "already_requeued")]
+
+
+async def test_a_requeue_is_told_as_not_done_again_where_its_command_has_ended_otherwise(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    """And is not done on a later server either, behind what its subject has done since."""
+    once = Once()
+    id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, once)
+    once.open = True
+    await own_fleet.node()
+    await events.wait_for(Settled, id=id, state="done")
+    await put_back()
+    assert events.all(NotReplayed, operation="requeue")
     await own_fleet.server.restart()
-    await replayed(events, publisher)
+    await until(lambda: publisher.redis.connected)
+    await put_back()
     assert await state(publisher, new_id) is None
-    assert (await publisher.dead.requeue([id], by="operator", reason="again")).done
+    assert await own_fleet.log() == [7]
 
 
 async def test_a_discarded_letter_stays_away(
