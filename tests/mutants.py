@@ -176,10 +176,19 @@ MUTANTS = (
         ("tests/topology/test_partial_outages.py", "-k", "nodes"),
     ),
     Mutant(
+        "repetition of what was done after all", "bridge/worker.py",
+        "if origin is not None and await", "if False and origin is not None and await",
+        ("tests/conformance/test_journal.py", "-k", "does_nothing_where"),
+    ),
+    Mutant(
+        "scheduled commands wait for a replay", "bridge/scripts/promote.lua", "if wait then", "if false then",
+        ("tests/conformance/test_journal.py", "-k", "falls_due"),
+    ),
+    Mutant(
         "heartbeats while a primary is away", "bridge/node.py",
         "done, _ = await asyncio.wait((self._assigning,), timeout=self._beat_s)",
         "done, _ = await asyncio.wait((self._assigning,))",
-        ("tests/topology/test_partial_outages.py", "-k", "some"),
+        ("tests/conformance/test_away.py", "-k", "signs"),
     ),
     Mutant(
         "renewal of leases", "bridge/assignment.py",

@@ -57,6 +57,26 @@ async def test_results_of_a_server_that_is_away_take_no_room(
         assert await fleet.log(user(FAR, nth), FAR) == [nth]
 
 
+async def test_a_node_gives_signs_of_life_while_a_server_keeps_its_look_at_shards_waiting(
+    proxy: Proxy, fleet: Fleet, events: Recorder
+) -> None:
+    bridge = await halved(fleet, proxy, timeout=60)
+    proxy.black_hole()
+    fleet.serve(bridge)
+    await events.wait_for(Acquired, shard=NEAR)
+
+    async def beat() -> float:
+        return await fleet.raw.zscore(bridge.keys.live, "node-a") or 0.0
+
+    async def has_beaten() -> bool:
+        return await beat() > last
+
+    for _ in range(3):
+        last = await beat()
+        await until(has_beaten)
+    proxy.heal()
+
+
 async def test_a_suspect_does_not_wait_for_results_of_a_server_that_is_away(
     proxy: Proxy, fleet: Fleet, desk: Desk, events: Recorder, there: Bridge
 ) -> None:
