@@ -118,7 +118,7 @@ async def scene(
     node = spawn(**settings(server, BRIDGE_REDIS_URL=where))
     url = (await node.ready())["url"]
     async with (
-        Bridge.connect(server.url, shards=SHARDS) as publisher,
+        Bridge.connect(server.url, shards=SHARDS, timeout=10) as publisher,  # it sends thousands at once
         listening(where) as listener,
         asyncio.TaskGroup() as background,
     ):
