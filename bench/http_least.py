@@ -1,4 +1,4 @@
-"""The least that "authenticated, validated, audited" can mean: how near to its bar any server could come here.
+"""The least that "authenticated, validated, audited" can mean, beside which it shows what everything else costs.
 
 ``python -m bench.http_least URL``. It knows one token and one command; it writes a row for each request, with the hash
 of the row before, synced before the command is sent, and one for the result; requests share transactions and
