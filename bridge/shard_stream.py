@@ -157,7 +157,10 @@ class ShardStream(ShardIntake):
         return moved, _seconds(due_ms)
 
     async def was_done_after_all(self, id: str) -> bool:
-        """Whether a command took effect that was dead and sent again before a server lost its death."""
+        """Whether a command took effect that was dead and sent again before a server lost its death.
+
+        If so, it does not count as sent again any more.
+        """
         record = await self._redis.call("GET", self._keys.outcome(self.shard, id))
         if record is None or outcome_from_json(record).state != "done":
             return False
