@@ -128,18 +128,20 @@ class Worker:
                 self._telemetry.emit(Read(self._node, self.shard, len(entries)))
             self._lines.take(hold(self.shard, raw) for raw in entries)
         if due_s <= 0:
-            await self._promote()
-        elif len(entries) < asked:
+            due_s = await self._promote()
+        if due_s > 0 and len(entries) < asked:
             await self._wait(min(POLL_S, due_s))
 
-    async def _promote(self) -> None:
-        """Put scheduled commands that are due on the stream; the next read has them."""
+    async def _promote(self) -> float:
+        """Put scheduled commands that are due on the stream; seconds until another read is worth it (0 = it has them)."""
         try:
-            await self._stream.promote(self.lease)
+            moved, again_s = await self._stream.promote(self.lease)
         except ServerFull:
-            await self._wait(POLL_S)  # they wait for room, while what is accepted drains
+            return POLL_S  # they wait for room, while what is accepted drains
         except BridgeError as error:
             self.fail(error)
+            return 0.0
+        return 0.0 if moved else again_s
 
     async def _room(self) -> int:
         """How many entries may be read now; 0 after a wait: look again."""

@@ -10,9 +10,11 @@ from bridge.client import Bridge
 from bridge.effects import Effects
 from bridge.envelope import Command
 from bridge.errors import Conflict, IdempotencyMismatch, Invalid, Overloaded
+from bridge.shard_stream import Lease
 from bridge.telemetry import Buried
 from tests.conformance.fleet import Desk, Do, Fleet, do
 from tests.recorder import Recorder
+from tests.waiting import until
 
 LONG_S = 3600.0
 KEYS = ("scheduled", "scheduled:bodies", "scheduled:moved")
@@ -156,6 +158,31 @@ async def test_a_killed_holder_loses_none_of_them(fleet: Fleet) -> None:
         assert ended.state == "done"
     assert await fleet.log() == list(range(20))
     assert await kept(fleet) == 0
+
+
+async def test_what_is_due_and_held_is_not_asked_for_without_a_pause(fleet: Fleet) -> None:
+    bridge = await fleet.bridge()
+    stream, loop = bridge.streams[0], asyncio.get_running_loop()
+    receipt = await do(bridge, 1, deliver_at=1.0)
+    await stream.vouch("behind", "-")
+    await fleet.raw.delete("chat:{0}:history")  # as if this server was another one since
+    held: list[float] = []
+    promote = stream.promote
+
+    async def note_held(lease: Lease) -> tuple[int, float]:
+        moved, again_s = await promote(lease)
+        if not moved:
+            held.append(loop.time())
+        return moved, again_s
+
+    stream.promote = note_held  # type: ignore[method-assign]
+    fleet.serve(bridge)
+    await until(lambda: len(held) > 5)
+    await stream.vouch("behind", "*")
+    assert held[5] - held[0] > 0.3
+    ended = await bridge.outcome(receipt.id, wait=5)
+    assert ended is not None
+    assert ended.state == "done"
 
 
 async def test_one_whose_handler_fails_leaves_nothing_behind(fleet: Fleet, desk: Desk, events: Recorder) -> None:
