@@ -133,7 +133,7 @@ class Worker:
             await self._wait(min(POLL_S, due_s))
 
     async def _promote(self) -> float:
-        """Put scheduled commands that are due on the stream; seconds until another read is worth it (0 = it has them)."""
+        """Put scheduled commands that are due on the stream; seconds until another read is worth it, 0 = at once."""
         try:
             moved, again_s = await self._stream.promote(self.lease)
         except ServerFull:
