@@ -41,13 +41,14 @@ local function forget_silent(publishers_key, now, forget_ms)
 end
 
 -- returns whether somebody awaited is behind, whether anybody is, and when waiting ends on this incarnation, if it began
+-- Times of before may be ahead, by another server's clock or by this one's, if it was set back.
 local function look(publishers_key, current, now, forget_ms)
   local ends, behind = nil, {}
   local all = redis.call('HGETALL', publishers_key)
   for i = 1, #all, 2 do
     local ms, incarnation = read_sign(all[i + 1])
     if all[i] == HOLD then
-      ends = incarnation == current and math.min(ms, now + HOLD_MS) or nil -- the clock may have been set back
+      ends = incarnation == current and ms or nil
     elseif all[i] ~= SEEN and all[i] ~= BEFORE and incarnation ~= current then
       if now - ms > forget_ms then
         redis.call('HDEL', publishers_key, all[i])
@@ -56,7 +57,7 @@ local function look(publishers_key, current, now, forget_ms)
       end
     end
   end
-  local since = (last_sign(publishers_key, current) or ends and ends - HOLD_MS or now) - SILENT_MS
+  local since = math.min(now, last_sign(publishers_key, current) or ends and ends - HOLD_MS or now) - SILENT_MS
   local awaited = false
   for _, ms in ipairs(behind) do
     awaited = awaited or ms > since
@@ -68,12 +69,15 @@ end
 -- A full server refuses at the first write here, as it would the command.
 local function enter(history_key, publishers_key, incarnation_key, lease_key, current, seconds)
   local now = now_ms()
-  local awaited, any, ends = look(publishers_key, current, now, seconds * 1000)
+  local awaited, any, noted = look(publishers_key, current, now, seconds * 1000)
+  local ends = math.min(noted or now + HOLD_MS, now + HOLD_MS)
+  if now >= ends then
+    ends = 0 -- it is over for good, wherever the clock goes
+  end
   if not any then
     redis.call('SET', history_key, current)
     redis.call('HDEL', publishers_key, HOLD)
-  elseif not ends then
-    ends = now + HOLD_MS
+  elseif ends ~= noted then
     redis.call('HSET', publishers_key, HOLD, digits(ends) .. ' ' .. current)
     redis.call('EXPIRE', publishers_key, seconds)
   end

@@ -1,0 +1,64 @@
+"""New commands wait for publishers that put back what a server has lost: for whom, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.client import Bridge
+from bridge.errors import Replaying
+from tests.conformance.fleet import Fleet, do
+from tests.waiting import until
+
+PUBLISHERS = "chat:{0}:publishers"
+
+
+async def restarted(fleet: Fleet, bridge: Bridge) -> None:
+    await fleet.server.restart()
+    await until(lambda: bridge.redis.connected)
+
+
+async def move_clock(fleet: Fleet, seconds: float) -> None:
+    """What the server knows of publishers, as if its clock had been set by that much then."""
+    for name, value in (await fleet.raw.hgetall(PUBLISHERS)).items():
+        ms, incarnation = value.split()
+        await fleet.raw.hset(PUBLISHERS, name, b"%d %s" % (max(0, int(ms) - int(seconds * 1000)), incarnation))
+
+
+async def test_a_hold_that_is_over_does_not_begin_again_where_the_clock_is_set_back(own_fleet: Fleet) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("gone", "*")
+    await restarted(own_fleet, bridge)
+    with pytest.raises(Replaying):
+        await do(bridge)
+    await move_clock(own_fleet, 20)
+    await do(bridge)
+    await move_clock(own_fleet, -60)
+    await do(bridge)
+    await own_fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_a_clock_that_is_set_back_during_a_hold_makes_it_no_longer(own_fleet: Fleet) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("gone", "*")
+    await restarted(own_fleet, bridge)
+    with pytest.raises(Replaying):
+        await do(bridge)
+    await move_clock(own_fleet, -60)
+    with pytest.raises(Replaying):
+        await do(bridge)
+    await move_clock(own_fleet, 6)  # that is over soon
+    await do(bridge)
+    await own_fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_publishers_are_waited_for_where_the_lost_servers_clock_was_ahead(own_fleet: Fleet) -> None:
+    bridge = await own_fleet.bridge()
+    await bridge.streams[0].vouch("there", "*")
+    await move_clock(own_fleet, -60)
+    await restarted(own_fleet, bridge)
+    await bridge.streams[0].vouch("there", "-")
+    with pytest.raises(Replaying):
+        await do(bridge)
+    await bridge.streams[0].vouch("there", "*")
+    await do(bridge)
+    await own_fleet.raw.delete("chat:{0}:commands")
