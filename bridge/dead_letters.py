@@ -154,10 +154,9 @@ class DeadLetters:
         """Why not, or None; and the new command's id."""
         if letter is None:
             return "not_found", None
-        if letter.requeued_as is not None:
-            if self._replay is not None and not dry_run:  # perhaps by a try of which nobody was told
-                await self._repeat(letter, repeated(letter, by, reason, payload))
+        if letter.requeued_as is not None and (self._replay is None or dry_run):
             return "already_requeued", letter.requeued_as
+        # With a journal also what is sent again already: perhaps by a try of which nobody was told, which it has then.
         if letter.applied:
             return "effects_applied", None
         fields = repeated(letter, by, reason, payload)

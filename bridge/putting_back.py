@@ -16,7 +16,6 @@ from bridge.telemetry import DeadLettersDropped, NotReplayed, Superseded, Teleme
 
 ROWS_A_CALL, BYTES_A_CALL = 50, 1 << 20
 ROWS_A_LOOK = 500
-_WHY = {"late": "a node had begun the command", "alive": "the command that it repeats has ended otherwise"}
 
 
 class PuttingBack:
@@ -51,16 +50,15 @@ class PuttingBack:
         for batch in _batches(row for row in rows if row not in outdated):
             answers = await self._replay(current, batch)
             self.tally.update(answers)
-            late = [row for row, answer in zip(batch, answers, strict=True) if answer == "superseded"]
-            if late:
-                await self._bury(current, late)
-            given_up = {row.number: answer for row, answer in zip(batch, answers, strict=True) if answer in _WHY}
-            for row in batch:
-                if row.number in given_up:
-                    self._tell(row, _WHY[given_up[row.number]])
+            superseded = [row for row, answer in zip(batch, answers, strict=True) if answer == "superseded"]
+            if superseded:
+                await self._bury(current, superseded)
+            begun = [row for row, answer in zip(batch, answers, strict=True) if answer == "late"]
+            for row in begun:
+                self._tell(row, "a node had begun the command")
             # What was told is not done after all on a later server, when its subject has gone on.
-            await self._journal.forget(list(given_up))
-            await self._journal.stand([row.number for row in batch if row.number not in given_up], current)
+            await self._journal.forget([row.number for row in begun])
+            await self._journal.stand([row.number for row in batch if row not in begun], current)
 
     async def _replay(self, current: str, rows: Sequence[Row]) -> list[str]:
         """What became of each. One that cannot be put back holds no other up: it is told, and tried on the next server.

@@ -289,7 +289,6 @@ class Replay:
         await asyncio.gather(*farewells, return_exceptions=True)
         self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
         await old.close()
-        self._telemetry.emit(JournalSetAside(str(old.path), old.count, installation))
 
     def _stands(self, shard: int, incarnation: str) -> None:
         self._known[shard] = incarnation

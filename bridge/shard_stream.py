@@ -157,15 +157,16 @@ class ShardStream(ShardIntake):
         return moved, _seconds(due_ms)
 
     async def was_done_after_all(self, id: str) -> bool:
-        """Whether a command took effect that was dead and sent again before a server lost its death.
+        """Whether nothing is left to do of a command that was dead and sent again before a server lost its death.
 
-        If so, it does not count as sent again any more.
+        Wherever it did not die again it does not count as sent again any more.
         """
         record = await self._redis.call("GET", self._keys.outcome(self.shard, id))
-        if record is None or outcome_from_json(record).state != "done":
+        state = outcome_from_json(record).state if record is not None else "dead"
+        if state == "dead":
             return False
         await self._redis.call("HDEL", self._keys.requeued(self.shard), id)
-        return True
+        return state in ("done", "cancelled")
 
     async def claim(self, lease: Lease, consumer: str, page: str = "-") -> Page:
         """Take over up to 100 pending entries from ``page`` on, whoever held them. Raises Fenced, NoGroup."""

@@ -15,6 +15,9 @@ from chatserver.connection import Connection
 from chatserver.pages import Pages
 from chatserver.responses import respond, respond_json
 
+# Of dead letters that a handler had: any other may claim to be of any type, and there are too many of these.
+_HANDLED = frozenset({"attempts_used_up", "killed_its_node", "timed_out", "effects_failed"})
+
 Check = Callable[[], Awaitable[str | None]]  # None is well, else what is wrong
 
 
@@ -47,9 +50,12 @@ class Metrics:
         self._closed.labels("client" if socket.closed_with is None else str(socket.closed_with)).inc()
 
     def listen(self, event: object) -> None:
-        if isinstance(event, telemetry.Settled):
-            self._settled.labels(event.type, event.state).inc()
-            self._waited.observe(event.waited_s)
+        match event:
+            case telemetry.Settled():
+                self._settled.labels(event.type, event.state).inc()
+                self._waited.observe(event.waited_s)
+            case telemetry.Buried():
+                self._settled.labels(event.type if event.code in _HANDLED else "-", "dead").inc()
 
 
 class Health:

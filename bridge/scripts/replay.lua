@@ -7,7 +7,7 @@
 --       then per row: operation, id, hash of the body, id of the dead command, its letter's entry id,
 --         outcome (of a requeue: that of the dead command) or due (ms), n, n fields
 -- returns {'other', incarnation}, or per row there, accepted, superseded (nothing was written), late (a node has begun it)
---         (of a bury: dropped, where an older letter made room) or alive (the command that it repeats ended otherwise)
+--         (of a bury: dropped, where an older letter made room)
 --
 -- One script for many rows: where one fails, none after it was put back, so the order stays. They were admitted once,
 -- so neither the limit of the backlog nor a full server refuses them.
@@ -30,6 +30,7 @@ local group, step, seconds = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 -- The row at hand.
 local id, hash, origin, letter, extra, first, last
 local idem, outcome, origin_outcome
+local letters -- read once, when one is looked for that is not where it was
 
 local function is_there()
   return (trace(id, outcome, STREAM, SCHEDULED, MOVED, REQUEUED))
@@ -73,17 +74,35 @@ local function put_back(unless_done)
   ring(KEYS[12], KEYS[13])
 end
 
+-- Command to entry, of all letters.
+local function all_letters()
+  local found, page, newest = {}, nil, '+'
+  repeat
+    page = call('XREVRANGE', DEAD, newest, '-', 'COUNT', 100)
+    for _, each in ipairs(page) do
+      found[each[2][2]] = found[each[2][2]] or each[1]
+      newest = '(' .. each[1]
+    end
+  until #page < 100
+  return found
+end
+
 -- Where a command's letter is: its entry may be another one than before, if it died again.
 local function find_letter(command)
-  local found = call('XRANGE', DEAD, letter, letter)[1]
-  if found and found[2][2] == command then
+  local function is_its(entry)
+    local found = entry and call('XRANGE', DEAD, entry, entry)[1]
+    return found and found[2][2] == command
+  end
+  if is_its(letter) then
     return letter
   end
-  for _, each in ipairs(call('XREVRANGE', DEAD, '+', '-', 'COUNT', 100)) do
+  for _, each in ipairs(call('XREVRANGE', DEAD, '+', '-', 'COUNT', 10)) do -- since then, perhaps by a row before this one
     if each[2][2] == command then
       return each[1]
     end
   end
+  letters = letters or all_letters()
+  return is_its(letters[command]) and letters[command]
 end
 
 local operations = {}
@@ -128,17 +147,18 @@ end
 
 -- Where no node has begun the command that it repeats, and whose death was lost, it takes that one's place: also where it
 -- was cancelled since, which has been put back before, or where the other comes back only later, from somebody else.
--- That one's outcome tells it then. Where a node has begun it, the repetition stands behind it, in case it dies again.
+-- That one's outcome tells it then. Where a node has begun it, the repetition stands behind it, in case it dies again, and
+-- where it has ended, the node that reads the repetition judges by how.
 -- `requeued` has only commands with letters, as a field leaves with its letter, or that may get one.
 function operations.requeue()
-  local there, has_letter, has_begun = is_there(), find_letter(origin), false
+  local there, has_letter, has_begun, has_ended = is_there(), find_letter(origin), false, false
   if not has_letter and call('GET', origin_outcome) ~= extra then
     local word = withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
     has_begun = word == 2
     if word == 1 or not trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
       record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
-    elseif not there and not has_begun then
-      return 'alive'
+    else
+      has_ended = not has_begun
     end
   end
   if there then
@@ -149,7 +169,7 @@ function operations.requeue()
   elseif superseded() then
     return 'superseded'
   end
-  put_back(has_begun)
+  put_back(has_begun or has_ended)
   if has_letter or has_begun then
     call('HSET', REQUEUED, origin, id)
   end

@@ -79,6 +79,19 @@ async def test_metrics_count_sessions_and_name_nobody(chat: Chat, node: RunningN
     assert not re.search("somebody|lobby", text)
 
 
+async def test_metrics_count_dead_letters_and_no_types_that_nobody_knows(chat: Chat, node: RunningNode) -> None:
+    keys = chat.bridge.keys
+    fields = ("v", "1", "type", "made.up", "subject", "room:lobby", "payload", "{}")
+    await chat.bridge.redis.call("XADD", keys.commands(0), "*", *fields)
+    await chat.bridge.redis.call("SPUBLISH", keys.ring(0), "new")
+    await until(lambda: counted(node, 'chat_commands_total{state="dead",type="-"} 1.0'))
+    assert "made.up" not in (await get(f"{node.http}/metrics"))[1]
+
+
+async def counted(node: RunningNode, line: str) -> bool:
+    return line in (await get(f"{node.http}/metrics"))[1]
+
+
 @pytest.mark.parametrize("path", ["/", "/nope", "/ws/", "/healthz/x", "/..%2f", "/api/v1/commands", "/ws%20"])
 async def test_other_paths_are_not_found(node: RunningNode, path: str) -> None:
     assert (await get(node.http + path))[0] == 404

@@ -16,7 +16,7 @@ import pytest
 
 from bridge.client import Bridge
 from bridge.envelope import Command, netstrings
-from bridge.errors import Conflict, Misconfigured, NotRecorded, Overloaded, Replaying, ServerFull
+from bridge.errors import Conflict, Misconfigured, NotRecorded, Overloaded, Rejected, Replaying, ServerFull
 from bridge.journal import Row
 from bridge.replay import Replay
 from bridge.telemetry import (
@@ -442,22 +442,100 @@ async def test_a_requeue_is_done_in_its_place_where_a_node_had_begun_its_command
     assert result.skipped == [(id, "already_requeued")]
 
 
-async def test_a_requeue_is_told_as_not_done_again_where_its_command_has_ended_otherwise(
+async def test_a_requeue_is_rejected_where_its_command_was_done_meanwhile(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
-    """And is not done on a later server either, behind what its subject has done since."""
+    """And after a later loss as well."""
     once = Once()
     id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, once)
     once.open = True
     await own_fleet.node()
     await events.wait_for(Settled, id=id, state="done")
-    await put_back()
-    assert events.all(NotReplayed, operation="requeue")
-    await own_fleet.server.restart()
-    await until(lambda: publisher.redis.connected)
-    await put_back()
-    assert await state(publisher, new_id) is None
+    for _ in range(2):
+        past = Past(own_fleet.server)
+        events.clear()
+        await put_back()
+        await events.wait_for(Settled, id=new_id, state="rejected")
+        await past.return_()
+        await until(lambda: publisher.redis.connected)
     assert await own_fleet.log() == [7]
+
+
+async def test_a_requeue_is_done_where_its_command_had_died_again_and_its_letter_was_discarded(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, Once())
+    await own_fleet.node("node-second", max_attempts=1)
+    await events.wait_for_many(2, Buried, id=id)
+    other = await own_fleet.bridge()
+    assert (await other.dead.discard([id])).done
+    desk.handle = note
+    await put_back()
+    await events.wait_for(Settled, id=new_id, state="done")
+    assert await own_fleet.log() == [7]
+    assert not await own_fleet.raw.exists("chat:{0}:requeued")
+
+
+async def test_each_of_many_requeues_finds_the_letter_of_its_command_that_died_again(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    """However many died after it."""
+
+    async def fail(command: Command[Do]) -> Any:
+        raise ValueError("not yet")
+
+    every = range(120)
+    desk.handle = fail
+    receipts = await do_many(publisher, every)
+    past = Past(own_fleet.server)
+    await own_fleet.node("node-first", max_attempts=1)
+    await events.wait_for_many(len(every), Buried)
+    result = await publisher.dead.requeue([receipt.id for receipt in receipts], by="operator", reason="mended")
+    await own_fleet.leave("node-first")
+    events.clear()
+    put_back = put_back_nothing(publisher)
+    await past.return_()
+    await until(lambda: publisher.redis.connected)
+    await own_fleet.node("node-second", max_attempts=1)
+    await events.wait_for_many(len(every), Buried)
+    desk.handle = note
+    await put_back()
+    await events.wait_for_many(len(every), Settled, state="done")
+    assert await own_fleet.log() == list(every)
+    assert [await state(publisher, str(new_id)) for _, new_id in result.done] == ["done"] * len(every)
+    again = await publisher.dead.requeue([receipt.id for receipt in receipts], by="operator", reason="mended")
+    assert [code for _, code in again.skipped] == ["already_requeued"] * len(every)
+
+
+async def test_a_command_that_was_refused_after_all_does_not_count_as_sent_again(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, Once())
+    await put_back()
+
+    async def refuse(command: Command[Do]) -> Any:
+        if command.id == id:
+            raise Rejected("no")
+        return await note(command)
+
+    desk.handle = refuse
+    await own_fleet.node("node-second")
+    await events.wait_for(Settled, id=id, state="rejected")
+    await events.wait_for(Settled, id=new_id, state="done")
+    assert not await own_fleet.raw.exists("chat:{0}:requeued")
+
+
+async def test_a_command_does_not_count_as_sent_again_once_its_repetition_was_cancelled(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
+) -> None:
+    id, new_id, put_back = await requeued_after_it_had_begun(own_fleet, publisher, desk, events, Once())
+    await put_back()
+    assert await own_fleet.raw.exists("chat:{0}:requeued")
+    await publisher.cancel(new_id, by="operator")
+    assert not await own_fleet.raw.exists("chat:{0}:requeued")
+    desk.handle = note
+    await own_fleet.node()
+    await events.wait_for(Settled, id=id, state="done")
 
 
 async def test_a_discarded_letter_stays_away(
@@ -706,6 +784,7 @@ async def test_what_an_emptied_server_had_done_is_not_done_again_when_it_restart
     assert (await events.wait_for(JournalSetAside)).rows == 1
     await until(lambda: publisher.redis.connected)
     await do_once_nobody_is_waited_for(publisher, 2)
+    assert len(events.all(JournalSetAside)) == 1
     assert await numbers(own_fleet, 1) == [2]
     assert events.all(Replayed) == []
     assert replay_of(publisher).journal.count == 1
@@ -978,6 +1057,27 @@ async def test_a_requeue_of_which_nobody_was_told_is_kept_by_its_repeat(
     await replayed(events, publisher)
     await own_fleet.node()
     assert await numbers(own_fleet, 1) == [7]
+
+
+async def test_a_requeue_tells_of_its_own_command_where_a_server_lost_an_earlier_one_meanwhile(
+    own_fleet: Fleet, publisher: Bridge, dead_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = Past(own_fleet.server)
+    other = await own_fleet.bridge()
+    [(_, lost_id)] = (await other.dead.requeue([dead_id], by="operator", reason="again")).done
+    read_before = await publisher.dead._find([dead_id])
+    assert read_before[dead_id].requeued_as == lost_id
+
+    async def find(_ids: object) -> Any:
+        return read_before
+
+    await past.return_()
+    await until(lambda: publisher.redis.connected)
+    monkeypatch.setattr(publisher.dead, "_find", find)
+    [(_, new_id)] = (await publisher.dead.requeue([dead_id], by="operator", reason="again")).done
+    await own_fleet.node()
+    assert await numbers(own_fleet, 1) == [7]
+    assert (await state(publisher, str(new_id)), await state(publisher, str(lost_id))) == ("done", None)
 
 
 async def test_a_requeue_that_was_superseded_leaves_one_letter_to_requeue(
