@@ -30,7 +30,6 @@ from bridge.process import write_json
 from bridge.rest import RestApi
 
 HOST = "127.0.0.1"
-MOST_NODES = len(string.ascii_lowercase)
 ADMIN = "admin"
 CALLER = "demo"  # whose token the API token is
 DRAIN_S = 4.0  # of a node; a child is killed after 8

@@ -38,7 +38,7 @@ class Row(NamedTuple):
     shard: int
     incarnation: str  # of the server that has it
     at: float  # when it was accepted, seconds since the epoch
-    operation: str  # append, schedule, cancel, requeue or discard
+    operation: str  # append, schedule, cancel, requeue or discard; bury, of a row that is made while it is put back
     id: str  # of the command
     subject: str = ""
     caller: str = ""

@@ -10,7 +10,7 @@ DEFAULT_SHARDS = 64
 
 
 def shard_of(subject: str, shards: int) -> int:
-    """CRC16/XMODEM of the whole subject string, modulo the shard count (interfaces: entries of other languages)."""
+    """CRC16/XMODEM of the whole subject string, modulo the shard count, as producers in other languages compute it."""
     return crc_hqx(subject.encode(), 0) % shards
 
 
