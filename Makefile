@@ -29,7 +29,7 @@ check: $(STAMP) ## style, types and import boundaries
 faults: $(STAMP) ## the fault suites with the full figures (ARGS="--seed N …" to repeat a run)
 	$(BIN)/python -m pytest -m faults --full --timeout 1800 $(ARGS)
 
-nemesis: $(STAMP) ## everything under load and faults, on six kinds of servers (ARGS="--seed N --only cluster/redis-7.0 --minutes 1")
+nemesis: $(STAMP) ## everything under load and faults, on six kinds of servers (ARGS="--seed N --only cluster/redis-7.0 --minutes 1 --no-docs")
 	$(BIN)/python -m tests.nemesis $(ARGS)
 
 mutants: $(STAMP) ## take out one safeguard at a time and expect the suite to fail

@@ -1,6 +1,6 @@
 """100 items for 150 users, while a node is killed: exactly 100 get one, exactly 50 are told that it is over.
 
-Run: python examples/giveaway.py    (needs the extra "demo")
+Run: .venv/bin/python examples/giveaway.py    (`make venv` makes it; elsewhere the extra "demo" is needed)
 
 A server and three nodes are started as processes. All users claim at once; when the first
 claims are through, the node that handles them is killed. Another one takes over where it
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from bridge import Bridge, Command, Effects, Outcome, Rejected, command, handles
 from bridge.embedded import EmbeddedServer
-from bridge.guard import guarded
+from bridge.guard import guarded, needs_pipe
 
 USERS, ITEMS, NODES = 150, 100, ("node-a", "node-b", "node-c")
 KILL_AFTER = 30  # claims that have ended
@@ -52,8 +52,10 @@ async def start_node(name: str, url: str) -> asyncio.subprocess.Process:
     """A node in a process of its own, which ends together with this one."""
     node = await asyncio.create_subprocess_exec(
         *guarded([sys.executable, __file__, "--node", name]),
-        env={**os.environ, "BRIDGE_REDIS_URL": url}, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        env={**os.environ, "BRIDGE_REDIS_URL": url},
+        stdin=asyncio.subprocess.PIPE if needs_pipe() else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert node.stdout is not None
     await node.stdout.readline()
     return node

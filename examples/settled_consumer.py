@@ -1,6 +1,9 @@
 """A consumer group of one's own on the record of ended commands, with nothing but redis-py.
 
-Run: BRIDGE_REDIS_URL=redis://… python examples/settled_consumer.py
+Run: BRIDGE_REDIS_URL=redis://… .venv/bin/python examples/settled_consumer.py
+
+For one server by redis://, rediss:// or unix://, as redis-py reads the address by itself; with Sentinel or a Cluster
+make the client of their classes.
 
 Every ended command is on `chat:{shard}:settled` with its outcome. The group remembers how far it has
 come, and an entry is read again until it is acknowledged: what is done with it must bear being done

@@ -1,7 +1,7 @@
 """A command of one's own: give a user items.
 
 Run:  BRIDGE_PLUGINS=examples.shop_commands make demo
-Then: chatbridge publish item.grant user:42 '{"item": "sword"}' --wait 5
+Then: .venv/bin/chatbridge publish item.grant user:42 '{"item": "sword"}' --wait 5
 """
 
 from pydantic import BaseModel, Field

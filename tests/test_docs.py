@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 import typer.main
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 import bridge
+from backoffice.alarms import RULES
 from backoffice.config import BackofficeSettings
+from backoffice.operators import role_to_issue
 from bridge import cli
+from bridge.chat import commands
+from bridge.chat.events import BROADCASTS
 from bridge.config import BridgeSettings, Settings
 from bridge.dead_letters import CODES
 from bridge.keys import Keys
+from bridge.registry import default
 from bridge.shards import shard_of
 from chatserver.config import ChatSettings
 from chatserver.frames import Close
@@ -31,7 +36,9 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-OPERATIONS, PROTOCOL, RUNBOOK = (ROOT / "docs" / f"{name}.md" for name in ("operations", "protocol", "runbook"))
+COMMANDS, OPERATIONS, PROTOCOL, RUNBOOK = (
+    ROOT / "docs" / f"{name}.md" for name in ("commands", "operations", "protocol", "runbook")
+)
 # Read by the command line; the table of the service leaves them to the line below it.
 ELSEWHERE = {"BACKOFFICE_URL", "BACKOFFICE_TOKEN"}
 
@@ -111,6 +118,27 @@ def test_every_close_code_is_told() -> None:
     assert {code for code in codes if str(code) not in text} == set()
 
 
+def test_every_command_is_told_with_its_subject_payload_and_role() -> None:
+    told = {cells[0].strip("`"): cells for cells in rows(COMMANDS) if len(cells) == 6 and "." in cells[0]}
+    kinds = {kind.name: kind for kind in default.types() if kind.model.__module__ == commands.__name__}
+    assert set(told) == set(kinds)
+    for name, kind in kinds.items():
+        _, subject, payload, role, *_ = told[name]
+        assert (subject, role) == (kind.subject, str(role_to_issue(kind))), name
+        assert optional_by_field(payload) == optional_of(kind.model), name
+
+
+def test_every_broadcast_is_told_with_its_payload() -> None:
+    told = {cells[0].strip("`"): cells[1] for cells in rows(COMMANDS) if len(cells) == 3 and "." in cells[0]}
+    assert set(told) == set(BROADCASTS)
+    for name, model in BROADCASTS.items():
+        assert optional_by_field(told[name]) == optional_of(model), name
+
+
+def test_every_alarm_has_a_remedy() -> None:
+    assert {f"`{rule.code}` ({rule.severity})" for rule in RULES} <= {row[0] for row in rows(RUNBOOK)}
+
+
 def test_every_cause_of_a_dead_letter_that_there_is_has_a_remedy() -> None:
     told = {code for row in rows(RUNBOOK) for code in re.findall(r"`([a-z_]+)`", row[0])}
     raised = {code for code in CODES if any(f'"{code}"' in path.read_text() for path in _sources("bridge", "*.py")
@@ -146,6 +174,16 @@ def test_every_metric_is_told() -> None:
     made = set(re.findall(r"(?:Counter|Gauge|Histogram|watch)\(\s*\"([a-z_]+)\"", sources))
     assert made
     assert {name for name in made if name not in text} == set()
+
+
+def optional_by_field(cell: str) -> dict[str, bool]:
+    """What a cell says of a payload: fields in backquotes, "?" behind those that may be absent, values in brackets."""
+    bare = re.sub(r"\([^)]*\)", "", cell)
+    return {name: bool(mark) or ", or " in bare for name, mark in re.findall(r"`([a-z_]+)`(\??)", bare)}
+
+
+def optional_of(model: type[BaseModel]) -> dict[str, bool]:
+    return {name: not field.is_required() for name, field in model.model_fields.items()}
 
 
 def _sources(package: str, pattern: str) -> list[Path]:
