@@ -21,6 +21,7 @@ from bridge.errors import (
     NotFound,
     NotRecorded,
     NotReplicated,
+    NotTaken,
     Overloaded,
     Replaying,
     ServerFull,
@@ -90,15 +91,22 @@ class Problem(Exception):
         *,
         faults: Iterable[Fault] = (),
         headers: Mapping[istr, str] | None = None,
+        doubt: str | None = None,
         **members: Any,
     ) -> None:
+        """``doubt``: why nobody knows whether what was asked for was done; None: it was not."""
         super().__init__(detail)
-        self.code, self.detail, self.faults = code, detail, tuple(faults)
+        self.code, self.detail, self.faults, self.doubt = code, detail, tuple(faults), doubt
         self.status, self.title = CODES[code]
         self.headers = dict(headers or {})
         if self.status == 401:
             self.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
         self.members = members  # further members of the document, such as idempotency_key
+
+    @property
+    def result(self) -> str:
+        """What the audit chain tells of a deed that ended so."""
+        return f"failed {self.code}" if self.doubt is None else f"unknown: {self.doubt}"
 
     def document(self, request_id: str) -> dict[str, Any]:
         return {
@@ -152,9 +160,12 @@ def from_error(error: BridgeError, *, prefix: str = "", **members: Any) -> Probl
         case Replaying():
             return retry("unavailable", str(error), error.retry_after_s, **members)
         case NotReplicated():
-            return retry("not_replicated", str(error), RETRY_UNREACHABLE_S, **members)
+            return retry("not_replicated", str(error), RETRY_UNREACHABLE_S, doubt="not_replicated", **members)
         case NotRecorded():
-            return retry("unavailable", f"{error}; repeat it with the same key", RETRY_FULL_S, **members)
+            return retry("unavailable", f"{error}; repeat it with the same key", RETRY_FULL_S, doubt="not_recorded",
+                         **members)  # fmt: skip
+        case NotTaken():
+            return unreachable(doubt=None, **members)
         case Unreachable():
             return unreachable(**members)
         case RecordsUnavailable():
@@ -164,11 +175,11 @@ def from_error(error: BridgeError, *, prefix: str = "", **members: Any) -> Probl
             return retry("unavailable", "Redis cannot serve this now", RETRY_UNREACHABLE_S, **members)
 
 
-def unreachable(**members: Any) -> Problem:
+def unreachable(*, doubt: str | None = "Redis did not answer", **members: Any) -> Problem:
     detail = "Redis did not answer in time"
     if "idempotency_key" in members:
         detail += "; whether the command was accepted is unknown: repeat it with the same idempotency key"
-    return retry("unavailable", detail, RETRY_UNREACHABLE_S, **members)
+    return retry("unavailable", detail, RETRY_UNREACHABLE_S, doubt=doubt, **members)
 
 
 def _from_invalid(error: Invalid, prefix: str, members: dict[str, Any]) -> Problem:

@@ -124,7 +124,7 @@ class _Audited:
     async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         for deed in self._deeds:
             if deed.intent is not None:
-                self._audit.conclude(deed.intent, deed.result or ("done" if error is None else _failure(error)))
+                self._audit.conclude(deed.intent, deed.result or ("done" if error is None else failure(error)))
 
 
 def _act(request: web.Request, by: str, deed: Deed) -> Act:
@@ -132,12 +132,13 @@ def _act(request: web.Request, by: str, deed: Deed) -> Act:
     return Act(by, deed.action, deed.target, address, request[REQUEST_ID], deed.reason, deed.detail)
 
 
-def _failure(error: BaseException) -> str:
+def failure(error: BaseException) -> str:
+    """What the audit chain tells of a deed that an error ended."""
     match error:
         case Problem():
-            return f"failed {error.code}"
+            return error.result
         case BridgeError():
-            return f"failed {from_error(error).code}"
+            return from_error(error).result
         case asyncio.CancelledError():
             return "unknown: the caller left, or time was up"
         case _:
@@ -224,7 +225,10 @@ def bind(route: Route, app: web.Application) -> Callable[[web.Request], Awaitabl
         request[LABEL] = label
         try:
             return await answer(request)
-        except Problem as problem:
+        except RecordsUnavailable:  # nothing can be written
+            raise
+        except (Problem, BridgeError) as error:
+            problem = error if isinstance(error, Problem) else from_error(error)
             if route.writes:
                 await refused(request, route.action, problem)
             else:

@@ -15,6 +15,7 @@ from backoffice.api.issuing import CommandIn, accepted, deed_of, faults_of, new_
 from backoffice.intake import BATCH_BYTES, IDEMPOTENCY_HEADER, Body, DryRun, NoQuery, Query, check, idempotency_key
 from backoffice.operators import Caller, Role, role_to_issue
 from backoffice.problems import Fault, Problem, from_error, invalid, not_found, unreachable
+from backoffice.records import RecordsUnavailable
 from backoffice.routes import (
     BRIDGE,
     HISTORY,
@@ -77,9 +78,12 @@ async def issue(call: Call[Wait, CommandIn]) -> web.Response:
     if faults:
         raise invalid(faults + faults_of(call.bridge.registry, call.caller, call.body.model_dump()))
     deed = deed_of(call.body, key)
-    async with call.audited(deed):
-        receipt = await publish(call.bridge, call.caller, call.body, key)
-        deed.result = told(receipt)
+    try:
+        async with call.audited(deed):
+            receipt = await publish(call.bridge, call.caller, call.body, key)
+            deed.result = told(receipt)
+    except RecordsUnavailable as error:
+        raise from_error(error, idempotency_key=key) from error
     remember(call, receipt, call.body)
     if call.query.wait:
         outcome = await _wait(call, receipt.id)
@@ -178,13 +182,13 @@ class _Item:
             if self._command is None:
                 raise invalid(self._faults + faults_of(bridge.registry, caller, self._raw, self._prefix))
             if before is not None:
-                raise unreachable() if self._firsts is not None else unreachable(idempotency_key=self._key)
+                raise unreachable(doubt=None, **({} if self._firsts is not None else {"idempotency_key": self._key}))
             if self._firsts is not None:
                 self.result = await self._would_be(self._command, self._firsts)
                 return None
             receipt = await publish(bridge, caller, self._command, self._key, self._prefix)
         except Problem as problem:
-            self.deed.result = f"failed {problem.code}"
+            self.deed.result = problem.result
             self.result = {"status": problem.status, "problem": problem.document(self._call.request[REQUEST_ID])}
             return problem if problem.status == 503 else None
         self.deed.result = told(receipt)

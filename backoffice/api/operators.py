@@ -18,8 +18,8 @@ from backoffice.operators import NAME, Role
 from backoffice.paging import Paged, cut
 from backoffice.passwords import MAX_CHARS, MIN_CHARS, new_password
 from backoffice.people import Operator
-from backoffice.problems import not_found
-from backoffice.routes import ACCESS, Call, Deed, ListOf, Route, reply
+from backoffice.problems import Problem, not_found
+from backoffice.routes import ACCESS, PREFIX, Call, Deed, ListOf, Route, reply
 from backoffice.times import time_of
 
 Password = Annotated[str, Field(min_length=MIN_CHARS, max_length=MAX_CHARS)]
@@ -101,11 +101,14 @@ async def add(call: Call[NoQuery, OperatorIn]) -> web.Response:
 
 
 async def change(call: Call[NoQuery, OperatorChange]) -> web.Response:
-    """Change an operator's role, password, or whether they may log in."""
+    """Change an operator's role, password, or whether they may log in; not one's own password."""
     wanted, name = call.body, call.part("name")
     if not re.fullmatch(NAME, name):  # nobody has it, and not every database can look for it
         raise not_found(f"operator {name[:64]!r}")
     password = new_password() if wanted.new_password else wanted.password
+    if password is not None and call.session is not None and call.session.operator.name == name:
+        # The session would end before they could read it.
+        raise Problem("conflict", f"choose your own password with POST {PREFIX}/session/password")
     detail = {"role": wanted.role, "disabled": wanted.disabled, "password": password is not None}
     people = call.request.app[ACCESS].people
     with people.passwords.place() if password is not None else nullcontext():

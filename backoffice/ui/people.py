@@ -50,7 +50,8 @@ def _of_operator(page: Page, operator: dict[str, Any]) -> list[Act]:
         label, sentence = words("Disable"), words("{name} may not log in any more; their sessions end.", name=name)
     able = call(page, label, sentence, "PATCH", path, body={"disabled": not operator["disabled"]}, least=Role.ADMIN,
                 danger=not operator["disabled"])  # fmt: skip
-    return [role, password, able]
+    mine = name == page.caller.name  # their own password they choose at /password
+    return [role, able] if mine else [role, password, able]
 
 
 def _of_token(page: Page, token: dict[str, Any]) -> Act:

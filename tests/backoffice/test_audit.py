@@ -20,12 +20,23 @@ from backoffice.app import make_app, routes
 from backoffice.audit import MAX_WAITING, Audit
 from backoffice.audit_rows import Act, Line, entries_of
 from backoffice.config import BackofficeSettings
+from backoffice.problems import from_error, unreachable
 from backoffice.records import Records, RecordsUnavailable
-from backoffice.routes import PREFIX
+from backoffice.routes import PREFIX, failure
 from backoffice.tables import audit, audit_heads
 from bridge.chain import Entry, Verifier, digest
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
+from bridge.errors import (
+    Conflict,
+    NotRecorded,
+    NotReplicated,
+    NotTaken,
+    Overloaded,
+    Replaying,
+    ServerFull,
+    Unreachable,
+)
 from tests.backoffice.audited import audited
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import PASSWORD, PATIENCE_S, Answer, Api
@@ -113,6 +124,37 @@ async def test_what_is_refused_has_an_entry_with_who_wanted_it(api: Api) -> None
     ]
 
 
+async def test_what_fails_before_it_is_begun_has_an_entry(api: Api) -> None:
+    for act in ("requeue", "discard"):
+        answer = await api.post(f"/dead/{act}", {"filter": {}, "cursor": "x", "reason": "r"})
+        assert (answer.status, answer.json["errors"][0]["path"]) == (422, "?cursor")
+    assert [(e["action"], e["result"]) for e in await audited(api, 2)] == [
+        ("dead_letters.requeue", "refused invalid"),
+        ("dead_letters.discard", "refused invalid"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        (NotTaken("not connected"), "failed unavailable"),
+        (Replaying(3, 1.0), "failed unavailable"),
+        (ServerFull("full"), "failed unavailable"),
+        (Overloaded(10, 9, 1.0), "failed overloaded"),
+        (Conflict("begun"), "failed conflict"),
+        (Unreachable("timed out"), "unknown: Redis did not answer"),
+        (NotReplicated(0, 1), "unknown: not_replicated"),
+        (NotRecorded("the journal is closed"), "unknown: not_recorded"),
+        (from_error(Unreachable("timed out"), idempotency_key="k"), "unknown: Redis did not answer"),
+        (unreachable(doubt=None), "failed unavailable"),
+        (asyncio.CancelledError(), "unknown: the caller left, or time was up"),
+        (KeyError("x"), "failed internal"),
+    ],
+)
+def test_what_may_have_been_done_is_not_told_as_failed(error: BaseException, result: str) -> None:
+    assert failure(error) == result
+
+
 async def test_a_flood_of_strangers_does_not_fill_the_chain(api: Api) -> None:
     for _ in range(12):
         await asyncio.gather(*(api.as_(None).post("/nodes/node-a/drain") for _ in range(50)))
@@ -198,6 +240,7 @@ async def test_without_its_database_nothing_is_done(api: Api, server: Server, no
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
     assert "database" in answer.json["detail"]
     assert answer.headers["Retry-After"] == "1"
+    assert answer.json["idempotency_key"] == "k-1"
     assert await left() == []
     assert (await api.issue("room.open", "room:lobby", {}, key="k-1", wait=10)).json["state"] == "done"
     assert len(await left()) == 2

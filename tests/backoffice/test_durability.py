@@ -9,6 +9,7 @@ import pytest
 
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
+from tests.backoffice.audited import audited
 from tests.backoffice.service import REDIS_S, Answer, Api, backoffice, settings
 from tests.servers import Server
 from tests.waiting import until
@@ -55,3 +56,5 @@ async def test_a_command_that_too_few_replicas_have_is_told_so(own_server: Serve
             assert (answer.status, answer.json["code"]) == (503, "not_replicated")
             assert answer.headers["Retry-After"] == "1"
             assert answer.json["idempotency_key"] == "k"
+        entries = await audited(api, 60, action="commands.issue")
+        assert {entry["result"] for entry in entries} == {"intended", "unknown: not_replicated"}

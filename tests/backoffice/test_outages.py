@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from tests.backoffice.audited import audited
 from tests.backoffice.service import PASSWORD, Answer, Api, backoffice, settings
 from tests.servers import Server
 from tests.waiting import Stopwatch, until
@@ -45,6 +46,25 @@ async def check_unavailable(api: Api) -> None:
     assert batch.json["results"][2]["problem"]["idempotency_key"] == "third"
     assert (await api.get("//healthz")).json == {"status": "ok"}
     assert (await api.get("//readyz")).status == 503
+
+
+async def test_what_was_sent_to_a_server_that_stopped_is_told_as_unknown(own_server: Server) -> None:
+    async with backoffice(settings(own_server.url)) as api:
+        await until(lambda: works(api))
+        own_server.stop()
+        try:
+            batch, cancelled = await asyncio.gather(
+                api.post("/commands/batch", {"commands": [ROOM, ROOM]}), api.delete("/commands/1-1-1")
+            )
+        finally:
+            own_server.cont()
+        assert [result["status"] for result in batch.json["results"]] == [503] * 2
+        assert cancelled.status == 503
+        issued = await audited(api, 4, request_id=batch.headers["X-Request-Id"])
+        # The second was not tried, as nobody had answered the first.
+        assert [e["result"] for e in issued[2:]] == ["unknown: Redis did not answer", "failed unavailable"]
+        [refused] = await audited(api, 1, action="commands.cancel")
+        assert refused["result"] == "refused unavailable"
 
 
 async def answer_of(api: Api, path: str) -> Answer | None:

@@ -101,6 +101,14 @@ async def test_a_made_up_password_is_changed_before_anything_else(api: Api, visi
     assert (await visitor.get("/commands"))[0] == 200
 
 
+async def test_a_new_password_is_made_up_for_others_only(api: Api, visitor: Visitor) -> None:
+    await api.post("/operators", {"name": "bo", "role": "viewer"})
+    await visitor.log_in()
+    acts = [json.loads(unescape(act)) for act in re.findall('data-act="(.*?)"', (await visitor.get("/access"))[1])]
+    assert {act["path"].rpartition("/")[2] for act in acts if act["method"] == "PATCH"} == {"admin", "bo"}
+    assert [act["path"] for act in acts if "new_password" in act["body"]] == ["/api/v1/operators/bo"]
+
+
 async def test_a_viewer_sees_why_buttons_are_off_and_no_access_page(api: Api, node: Bridge, visitor: Visitor) -> None:
     await api.issue("room.open", "room:lobby", {}, wait=10)
     await api.post("/operators", {"name": "vi", "role": "viewer", "password": PASSWORD})

@@ -173,6 +173,22 @@ async def test_the_last_admin_stays(database_url: str, api: Api) -> None:
     assert (admin["role"], admin["disabled"]) == ("admin", False)
 
 
+async def test_nobody_takes_their_own_session_away_by_a_new_password(api: Api, browser: Browser) -> None:
+    await browser.log_in("admin", PASSWORD)
+    for change in ({"new_password": True}, {"password": NEW}):
+        status, problem = await browser.call("PATCH", "/operators/admin", change)
+        assert (status, problem["code"]) == (409, "conflict")
+        assert "/session/password" in problem["detail"]
+    assert (await browser.call("GET", "/session"))[0] == 200
+    entries = await audited(api, 2, action="operators.change")
+    assert {entry["result"] for entry in entries} == {"refused conflict"}
+    await browser.call("POST", "/operators", {"name": "bo", "role": "admin"})
+    status, bo = await browser.call("PATCH", "/operators/bo", {"new_password": True})
+    assert status == 200
+    assert len(bo["password"]) >= 12
+    assert (await api.call("PATCH", "/operators/admin", {"new_password": True})).status == 200  # a token has no session
+
+
 @both_databases
 async def test_names_are_taken_once_and_unknown_ones_are_told(database_url: str, api: Api) -> None:
     assert (await api.post("/operators", {"name": "admin", "role": "viewer"})).status == 409
