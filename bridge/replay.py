@@ -165,7 +165,9 @@ class Replay:
 
     async def _look(self, group: Sequence[ShardStream]) -> None:
         """One primary's shards: a part of them is told that this publisher lives."""
-        told = group[self._looks % VOUCH_EVERY_LOOKS :: VOUCH_EVERY_LOOKS] or group[:1]
+        # Where rows are being put back, that has the last word: "-" behind it would keep others waiting.
+        idle = [each for each in group if (task := self._catching_up.get(each.shard)) is None or task.done()]
+        told = idle[self._looks % VOUCH_EVERY_LOOKS :: VOUCH_EVERY_LOOKS] or idle[:1]
         answers = await asyncio.gather(*(self._vouch(stream) for stream in told), return_exceptions=True)
         current = {answer for answer in answers if isinstance(answer, str)}
         behind = [each.shard for each in group if {self._known.get(each.shard)} != current or each.shard in self._stale]
@@ -325,8 +327,7 @@ class Replay:
     async def _tidy(self) -> None:
         """Forget rows of commands that have ended on a server that has been the same for the window."""
         await self._ask_the_time()
-        now = time.monotonic()
-        stood = [shard for shard, since in self._since.items() if now - since >= self.window_s]
+        stood = [shard for shard, since in self._since.items() if time.monotonic() - since >= self.window_s]
         await self._each(stood, self._tidy_shard)
 
     async def _tidy_shard(self, shard: int) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from bridge.client import Bridge
@@ -61,4 +65,36 @@ async def test_publishers_are_waited_for_where_the_lost_servers_clock_was_ahead(
         await do(bridge)
     await bridge.streams[0].vouch("there", "*")
     await do(bridge)
+    await own_fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_a_sign_of_life_does_not_take_back_that_everything_is_there(own_fleet: Fleet, tmp_path: Path) -> None:
+    publisher = await own_fleet.bridge(journal=tmp_path)
+    replay, stream = publisher.replay, publisher.streams[0]
+    assert replay is not None
+    look, vouch, said = replay.step, stream.vouch, list[str]()
+    idle, answer = asyncio.Event(), asyncio.Event()
+
+    async def look_at_nothing() -> None:
+        idle.set()
+
+    async def hear_late(name: str, incarnation: str, **options: Any) -> str:
+        current = await vouch(name, incarnation, **options)
+        said.append(incarnation)
+        if incarnation == current:
+            await answer.wait()
+        return current
+
+    replay.step = look_at_nothing  # type: ignore[method-assign]
+    await idle.wait()
+    stream.vouch = hear_late  # type: ignore[method-assign]
+    await restarted(own_fleet, publisher)
+    publishing = asyncio.create_task(do(publisher))
+    await until(lambda: len(said) == 2)
+    looking = asyncio.create_task(look())
+    await until(lambda: looking.done() or len(said) > 2)
+    answer.set()
+    await asyncio.gather(publishing, looking)
+    _, incarnation = (await own_fleet.raw.hget(PUBLISHERS, replay.journal.publisher)).decode().split()
+    assert said[:2] == ["-", incarnation]
     await own_fleet.raw.delete("chat:{0}:commands")
