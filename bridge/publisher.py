@@ -26,7 +26,7 @@ from bridge.envelope import (
     netstrings,
     shard_of_id,
 )
-from bridge.errors import Conflict, Invalid, NotFound, UnknownType, Unreachable
+from bridge.errors import Conflict, Invalid, NotFound, Replaying, UnknownType, Unreachable
 from bridge.inspector import Inspector
 from bridge.journal import Row, minted
 from bridge.record import outcome_from_json, outcome_head, outcome_rest
@@ -150,11 +150,14 @@ class Publisher:
         """End a command that no node has read yet. Raises NotFound, Conflict, or Replaying: ask again."""
         shard = self._shard_of_id(id)
         envelope = await self._inspector.waiting(shard, id)
-        if envelope is None and self._replay is not None:  # perhaps the server has lost it
-            await self._replay.be_current(shard)
+        held_s = 0.0
+        if envelope is None:  # perhaps the server has lost it
+            if self._replay is not None:
+                await self._replay.be_current(shard)
+            held_s = await self._streams[shard].held()  # others', too, may come back
             envelope = await self._inspector.waiting(shard, id)
         if envelope is None:
-            outcome, due = await self._cancelled(shard, id)
+            outcome, due = await self._cancelled(shard, id, held_s)
         else:
             now, due = int(await self._inspector.now() * 1000), envelope.due
             head = outcome_head(envelope, node=None, attempts=0, timeline=envelope.first_steps())
@@ -165,14 +168,14 @@ class Publisher:
         if word == 0 or envelope is None:
             raise Conflict(f"command {id} has ended")
 
-    async def _cancelled(self, shard: int, id: str) -> tuple[bytes, int | None]:
+    async def _cancelled(self, shard: int, id: str, held_s: float) -> tuple[bytes, int | None]:
         """The outcome of one that was cancelled before, perhaps by a try of which nobody was told, and its due time.
 
-        Raises NotFound, or Conflict where it ended otherwise.
+        Raises NotFound, Replaying where it may come back for ``held_s``, or Conflict where it ended otherwise.
         """
         record = await self._inspector.record(shard, id)
         if record is None and await self._inspector.command(shard, id) is None:
-            raise NotFound(f"no command {id}")
+            raise Replaying(shard, held_s) if held_s else NotFound(f"no command {id}")
         outcome = None if record is None else outcome_from_json(record)
         if record is None or outcome is None or outcome.state != "cancelled":
             raise Conflict(f"command {id} has ended")

@@ -22,7 +22,8 @@ RETRY_AFTER_S = 1.0  # what an overloaded shard tells its callers
 _REFUSALS = frozenset({b"held", b"other", b"overloaded", b"mismatch", b"gone"})  # nothing was written
 
 INTAKE_SCRIPTS: tuple[Script, ...] = tuple(
-    script(name) for name in ("append", "cancel", "requeue", "discard", "schedule", "duplicate", "vouch", "replay")
+    script(name)
+    for name in ("append", "cancel", "requeue", "discard", "schedule", "duplicate", "held", "vouch", "replay")
 )
 
 
@@ -145,6 +146,16 @@ class ShardIntake:
         )  # fmt: skip
         self._refuse(word, value)
         return word, value
+
+    async def held(self) -> float:
+        """For how many seconds what this server has lost may come back before anything new; 0 = all of it is back."""
+        k, s = self._keys, self.shard
+        ms: int = await self._redis.run(
+            script("held"),
+            (k.spare(s), k.history(s), k.publishers(s), self._fence[2], self._fence[0]),
+            (self._settings.outcome_seconds,),
+        )
+        return ms / 1000
 
     async def requeue(
         self, letter: str, command_id: str, fields: Sequence[bytes], *, knows: str = ""

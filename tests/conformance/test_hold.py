@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.client import Bridge
-from bridge.errors import Replaying
+from bridge.errors import NotFound, Replaying
 from tests.conformance.fleet import Fleet, do
+from tests.conformance.test_journal import Past, replay_of, state
 from tests.waiting import until
 
 PUBLISHERS = "chat:{0}:publishers"
@@ -26,6 +28,18 @@ async def move_clock(fleet: Fleet, seconds: float) -> None:
     for name, value in (await fleet.raw.hgetall(PUBLISHERS)).items():
         ms, incarnation = value.split()
         await fleet.raw.hset(PUBLISHERS, name, b"%d %s" % (max(0, int(ms) - int(seconds * 1000)), incarnation))
+
+
+async def put_back_nothing(publisher: Bridge) -> Callable[[], Awaitable[None]]:
+    """From when this returns, until somebody needs it, or calls what this returns."""
+    replay, idle = replay_of(publisher), asyncio.Event()
+
+    async def look_at_nothing() -> None:
+        idle.set()
+
+    step, replay.step = replay.step, look_at_nothing  # type: ignore[method-assign]
+    await idle.wait()
+    return step
 
 
 async def test_a_hold_that_is_over_does_not_begin_again_where_the_clock_is_set_back(own_fleet: Fleet) -> None:
@@ -70,13 +84,8 @@ async def test_publishers_are_waited_for_where_the_lost_servers_clock_was_ahead(
 
 async def test_a_sign_of_life_does_not_take_back_that_everything_is_there(own_fleet: Fleet, tmp_path: Path) -> None:
     publisher = await own_fleet.bridge(journal=tmp_path)
-    replay, stream = publisher.replay, publisher.streams[0]
-    assert replay is not None
-    look, vouch, said = replay.step, stream.vouch, list[str]()
-    idle, answer = asyncio.Event(), asyncio.Event()
-
-    async def look_at_nothing() -> None:
-        idle.set()
+    stream = publisher.streams[0]
+    vouch, said, answer = stream.vouch, list[str](), asyncio.Event()
 
     async def hear_late(name: str, incarnation: str, **options: Any) -> str:
         current = await vouch(name, incarnation, **options)
@@ -85,8 +94,7 @@ async def test_a_sign_of_life_does_not_take_back_that_everything_is_there(own_fl
             await answer.wait()
         return current
 
-    replay.step = look_at_nothing  # type: ignore[method-assign]
-    await idle.wait()
+    look = await put_back_nothing(publisher)
     stream.vouch = hear_late  # type: ignore[method-assign]
     await restarted(own_fleet, publisher)
     publishing = asyncio.create_task(do(publisher))
@@ -95,6 +103,25 @@ async def test_a_sign_of_life_does_not_take_back_that_everything_is_there(own_fl
     await until(lambda: looking.done() or len(said) > 2)
     answer.set()
     await asyncio.gather(publishing, looking)
-    _, incarnation = (await own_fleet.raw.hget(PUBLISHERS, replay.journal.publisher)).decode().split()
+    _, incarnation = (await own_fleet.raw.hget(PUBLISHERS, replay_of(publisher).journal.publisher)).decode().split()
     assert said[:2] == ["-", incarnation]
     await own_fleet.raw.delete("chat:{0}:commands")
+
+
+async def test_a_command_that_somebody_else_is_about_to_put_back_can_be_cancelled_then(
+    own_fleet: Fleet, tmp_path: Path
+) -> None:
+    publisher = await own_fleet.bridge(journal=tmp_path / "journal")
+    other = await own_fleet.bridge(journal=tmp_path / "other")
+    put_back = await put_back_nothing(publisher)
+    past = Past(own_fleet.server)
+    lost = await do(publisher)
+    await past.return_()
+    await until(lambda: other.redis.connected)
+    with pytest.raises(Replaying):
+        await other.cancel(lost.id, by="operator")
+    await put_back()
+    await other.cancel(lost.id, by="operator")
+    assert await state(publisher, lost.id) == "cancelled"
+    with pytest.raises(NotFound):
+        await other.cancel("0-1-1", by="operator")
