@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,18 @@ def test_the_server_keeps_what_it_is_given(services: dict[str, Any]) -> None:
 def test_the_back_office_says_where_it_is_published(services: dict[str, Any]) -> None:
     service = services["backoffice"]
     assert {port["host_ip"] for port in service["ports"]} == {service["environment"]["BACKOFFICE_PUBLISHED_ON"]}
+
+
+def test_the_image_takes_the_versions_that_are_tested() -> None:
+    """The Dockerfile's own line, over the lock file: of each package, the version and where it applies."""
+    [command] = re.findall(r"RUN (sed .*) > /versions.txt", (ROOT / "Dockerfile").read_text())
+    lock = ROOT / "requirements.lock"
+    told = subprocess.run(command.replace("/source/requirements.lock", str(lock)), shell=True, capture_output=True,
+                          text=True, check=True).stdout.splitlines()  # fmt: skip
+    locked = re.findall(r"^[a-z0-9][^\\\n]*==[^\\\n]*", lock.read_text(), re.MULTILINE)
+    assert told == [line.strip() for line in locked]
+    assert len(told) > 20
+    assert "!requirements.lock" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
 def test_nothing_is_open_beyond_this_machine(services: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ PAGES = [
     ROOT / "README.ko.md",
     ROOT / "ARCHITECTURE.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "bench" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 COMMANDS, OPERATIONS, PROTOCOL, RUNBOOK = (
     ROOT / "docs" / f"{name}.md" for name in ("commands", "operations", "protocol", "runbook")
 )
@@ -147,7 +150,7 @@ def test_every_cause_of_a_dead_letter_that_there_is_has_a_remedy() -> None:
 
 
 def test_every_key_is_in_the_table_of_keys() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
+    text = ARCHITECTURE.read_text()
     keys = Keys()
     names = {"shard": 7, "id": "<id>", "caller": "<caller>", "subject": "<subject>", "key": "<key>", "name": "<name>",
              "node": "<node>"}  # fmt: skip
@@ -160,10 +163,21 @@ def test_every_key_is_in_the_table_of_keys() -> None:
     assert [key for key in made if f"`{key.replace('{7}', '{s}')}`" not in text] == []
 
 
-def test_every_module_of_the_library_is_on_the_map() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    modules = {path.stem for path in Path(bridge.__file__).parent.glob("*.py")} - {"__init__"}
-    assert {module for module in modules if f"`{module}`" not in text} == set()
+def test_every_module_of_the_library_is_on_the_map_in_its_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
+    told = {cells[0]: cells[1] for cells in rows(ARCHITECTURE) if len(cells) == 2}
+    titles = ("command line", "vocabulary", "facade", "roles", "wire", "pure")
+    for title, layer in zip(titles, layers, strict=True):
+        modules = re.findall(r"[a-z_]+", layer)
+        assert [name for name in modules if not re.search(rf"`{name}[`/]", told[title])] == [], title
+
+
+@pytest.mark.parametrize("package", ["backoffice", "chatserver", "bridge/chat"])
+def test_every_module_of_the_services_is_on_the_map(package: str) -> None:
+    text = ARCHITECTURE.read_text()
+    modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    assert {name for name in modules if not re.search(rf"`(chat/)?{name}`", text)} == set()
 
 
 def test_every_metric_is_told() -> None:
