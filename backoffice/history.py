@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select, true, tuple_
 
+from backoffice import narrow
 from backoffice.bulk import Insert
 from backoffice.catching_up import CatchingUp
 from backoffice.history_rows import (
@@ -322,16 +323,15 @@ def _page(wanted: Wanted, after: tuple[int, str] | None, limit: int) -> Any:
 
 
 def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
-    conditions = [commands.c[name] == clean(value) for name in ("type", "subject", "user", "by", "node")
-                  if (value := getattr(wanted, name)) is not None]  # fmt: skip
-    if wanted.state is not None:
-        ended = wanted.state in ("done", "rejected", "expired", "dead", "cancelled")
-        conditions.append(commands.c.state == (wanted.state if ended else OPEN))
-    if wanted.since is not None:
-        conditions.append(commands.c.issued_at >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(commands.c.issued_at < wanted.until)
-    return conditions
+    given = {name: clean(value) for name in ("user", "subject", "state", "by", "type", "node")
+             if (value := getattr(wanted, name)) is not None}  # fmt: skip
+    if wanted.state == "done":  # as most are
+        given["state"] = given.pop("state")
+    elif wanted.state not in (None, "rejected", "expired", "dead", "cancelled"):
+        given["state"] = OPEN
+    since = [commands.c.issued_at >= wanted.since] if wanted.since is not None else []
+    until = [commands.c.issued_at < wanted.until] if wanted.until is not None else []
+    return [*narrow.equal(commands, given), *since, *until]
 
 
 def _words(text: str) -> ColumnElement[bool]:

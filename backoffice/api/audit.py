@@ -12,6 +12,7 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, Select, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backoffice import narrow
 from backoffice.operators import Role
 from backoffice.paging import Paged, cursor_of, cut, page
 from backoffice.routes import RECORDS, Call, ListOf, Route, reply
@@ -86,21 +87,21 @@ async def heads(call: Call[Paged, None]) -> web.Response:
 
 async def _wanted(connection: AsyncConnection, query: AuditQuery, after: int | None) -> Select[Any]:
     """A page, read along an index whatever is asked for."""
-    conditions = [audit.c[name] == value for name in ("by", "target", "request_id")
-                  if (value := getattr(query, name)) is not None]  # fmt: skip
-    conditions += await within(connection, ms_or_none(query.since), ms_or_none(query.until))
+    given = {name: value for name in ("request_id", "target", "by") if (value := getattr(query, name)) is not None}
+    conditions = await within(connection, ms_or_none(query.since), ms_or_none(query.until))
     if after is not None:
         conditions.append(audit.c.id < after)
 
-    def newest(*more: ColumnElement[bool]) -> Select[Any]:
-        return select(audit).where(*conditions, *more).order_by(audit.c.id.desc()).limit(query.limit + 1)
+    def newest(**more: str) -> Select[Any]:
+        both = (*narrow.equal(audit, given | more), *conditions)
+        return select(audit).where(*both).order_by(audit.c.id.desc()).limit(query.limit + 1)
 
     if query.action is None:
         return newest()
     actions = [query.action] if "." in query.action else await _actions(connection, f"{query.action}.")
     if len(actions) < 2:
-        return newest(audit.c.action == (actions[0] if actions else query.action))
-    each = union_all(*(select(newest(audit.c.action == action).subquery()) for action in actions)).subquery()
+        return newest(action=actions[0] if actions else query.action)
+    each = union_all(*(select(newest(action=action).subquery()) for action in actions)).subquery()
     return select(each).order_by(each.c.id.desc()).limit(query.limit + 1)
 
 

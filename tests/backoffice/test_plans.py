@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,46 @@ AUDIT = [
     {"request_id": "none"}, {"action": "tokens.make"}, {"action": "tokens"}, {"action": "commands"}, {"action": "none"},
     {"since": at(MIDDLE)}, {"until": at(OLD)}, {"since": at(OLD), "until": at(MIDDLE)}, {"action": "tokens", "by": "x"},
 ]  # fmt: skip
+
+
+# Two things and more that are asked for, and along the index of which of them the rows are read.
+NARROW = [
+    (Wanted(user="u7", type="user.ban"), "user"), (Wanted(user="u7", state="done"), "user"),
+    (Wanted(user="u7", by="operator-3"), "user"), (Wanted(user="u7", node="node-3"), "user"),
+    (Wanted(user="u7", subject="room:r7"), "user"), (Wanted(subject="room:r7", node="node-3"), "subject"),
+    (Wanted(subject="room:r7", by="operator-3", type="user.ban", state="done", node="node-3"), "subject"),
+    (Wanted(by="operator-3", state="done"), "by"), (Wanted(by="operator-3", state="dead"), "state"),
+    (Wanted(by="operator-3", state="accepted"), "state"), (Wanted(by="operator-3", type="user.ban"), "by"),
+    (Wanted(type="user.ban", node="node-3"), "type"), (Wanted(node="node-3", state="done"), "node"),
+    (Wanted(user="u7", state="done", since=MIDDLE), "user"), (Wanted(text="spam", user="u7", state="done"), "user"),
+]  # fmt: skip
+NARROW_AUDIT: list[tuple[dict[str, Any], str]] = [
+    ({"target": "room:r7", "action": "commands.issue"}, "target"),
+    ({"target": "room:r7", "action": "commands"}, "target"),
+    ({"request_id": "bench-5", "action": "commands.issue"}, "request_id"),
+    ({"request_id": "bench-5", "by": "operator-3", "target": "room:r7"}, "request_id"),
+    ({"target": "room:r7", "by": "operator-3"}, "target"), ({"by": "operator-3", "action": "commands.issue"}, "by"),
+    ({"by": "operator-3", "action": "commands.issue", "since": at(OLD)}, "by"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["fresh", "analyzed"])
+async def test_what_is_found_along_several_indexes_is_read_along_the_narrowest(tmp_path: Path, counted: bool) -> None:
+    """Of SQLite, which nobody has told how many rows a value has."""
+    async with Records.open(f"sqlite+aiosqlite:///{tmp_path}/plan.sqlite3") as records:
+        if counted:
+            await make(records, 1000)
+            async with records.writing() as connection:
+                await connection.execute(text("ANALYZE"))
+        async with records.reading() as connection:
+            for wanted, name in NARROW:
+                for after in (None, (MIDDLE, "9-9-9")):
+                    told = await plan(connection, history._page(wanted, after, 101))
+                    assert re.findall(r"commands USING INDEX ix_commands_(\w+)_issued_at_id", told) == [name], wanted
+            for given, name in NARROW_AUDIT:
+                for after_id in (None, COUNT // 2):
+                    told = await plan(connection, await audit._wanted(connection, AuditQuery(**given), after_id))
+                    assert set(re.findall(r"audit USING INDEX ix_audit_(\w+)_id", told)) == {name}, (given, told)
 
 
 @pytest.fixture
