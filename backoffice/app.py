@@ -112,7 +112,7 @@ def make_app(
     app = web.Application()
     events = telemetry or Telemetry()
     app[METRICS], app[STOPPING] = Metrics(), asyncio.Event()
-    app[live.STREAMS] = Counter()
+    app[live.STREAMS], app[export.EXPORTS] = Counter(), Counter()
     app[LOGINS], app[STRANGERS] = Logins(Throttle()), Allowance(per_s=1, at_once=100)
     app[REFUSED_READS] = Allowance(per_s=1, at_once=100)
     described = routes(settings)

@@ -323,6 +323,7 @@ def _page(wanted: Wanted, after: tuple[int, str] | None, limit: int) -> Any:
 
 
 def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    # Those columns first of which a value has the fewest rows.
     given = {name: clean(value) for name in ("user", "subject", "state", "by", "type", "node")
              if (value := getattr(wanted, name)) is not None}  # fmt: skip
     if wanted.state == "done":  # as most are

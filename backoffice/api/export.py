@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -14,18 +16,23 @@ from sqlalchemy import Row, func, select
 from backoffice.api import audit as audit_api
 from backoffice.api import dead_letters
 from backoffice.api.command_views import CommandView, plain
+from backoffice.api.long_answers import STALLED_S, counted, cut
 from backoffice.history import Wanted
 from backoffice.intake import Query
 from backoffice.operators import Role
 from backoffice.records import Records
-from backoffice.routes import HISTORY, RECORDS, STOPPING, Call, Route, TextOf
+from backoffice.routes import ACCESS, HISTORY, RECORDS, STOPPING, Call, Route, TextOf
 from backoffice.tables import audit
 from backoffice.times import Time, ms_or_none
+from bridge.errors import BridgeError
 
+MAX_EXPORTS, MAX_OF_ONE = 20, 5  # open ones, and those of one operator, or of tokens of one name
 _PAGE = 500
 _TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 # What a spreadsheet takes for a formula at the beginning of a cell; East Asian ones read wide signs as well.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+EXPORTS = web.AppKey("exports", Counter[str])  # how many are open, by whose they are
 
 
 class ExportQuery(Query):
@@ -40,7 +47,8 @@ class ExportQuery(Query):
 async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
     """A file of everything; the newest first, but each audit chain in its own order.
 
-    Streamed as it is read. One that breaks off has no end: the connection is cut.
+    Streamed as it is read. One that breaks off has no end: the connection is cut. That happens to whose session
+    ended, or token was dropped, and to who does not read.
     """
     query = call.query
     read, kind = _KINDS[query.what]
@@ -50,21 +58,31 @@ async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
         "X-Content-Type-Options": "nosniff",
         hdrs.CACHE_CONTROL: "no-store",
     })  # fmt: skip
-    await response.prepare(call.request)
-    if query.format == "csv":
-        await response.write(_csv_header(kind))
-    async for items in read(call):
-        if call.request.app[STOPPING].is_set():
-            raise ConnectionError("this service stops")
-        rows = _rows(items)
-        if query.format == "jsonl":
-            chunk = b"".join(orjson.dumps(row, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE) for row in rows)
-        else:
-            chunk = _csv(rows)
-        if chunk:
-            await response.write(chunk)
-    await response.write_eof()
+    with counted(call.request.app[EXPORTS], call, "exports", most=MAX_EXPORTS, of_one=MAX_OF_ONE):
+        await response.prepare(call.request)
+        try:
+            if query.format == "csv":
+                await response.write(_csv_header(kind))
+            async for items in read(call):
+                chunk = _chunk(_rows(items), query.format)
+                await _check(call)
+                if chunk:
+                    async with asyncio.timeout(STALLED_S):
+                        await response.write(chunk)
+            async with asyncio.timeout(STALLED_S):
+                await response.write_eof()
+        except (TimeoutError, BridgeError) as error:
+            cut(call.request)
+            raise ConnectionError("an export breaks off") from error
     return response
+
+
+async def _check(call: Call[ExportQuery, None]) -> None:
+    """Whether it goes on. Raises ConnectionError."""
+    if call.request.app[STOPPING].is_set():
+        raise ConnectionError("this service stops")
+    if not await call.request.app[ACCESS].holds(call.request, call.session):
+        raise ConnectionError("who asked is let in no more")
 
 
 async def _commands(call: Call[ExportQuery, None]) -> AsyncIterator[Iterable[Any]]:
@@ -132,6 +150,12 @@ def _csv_header(kind: Any) -> bytes:
     return f"{','.join(kind.__slots__)}\r\n".encode()
 
 
+def _chunk(rows: list[dict[str, Any]], form: str) -> bytes:
+    if form == "csv":
+        return _csv(rows)
+    return b"".join(orjson.dumps(row, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
 def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows([_cell(value) for value in row.values()] for row in rows)
@@ -148,5 +172,5 @@ def _cell(value: Any) -> str:
 
 ROUTES = (
     Route("GET", "/export", export, Role.VIEWER, {200: TextOf(tuple(_TYPES.values()))}, query=ExportQuery,
-          deadline_s=None),
+          deadline_s=None, problems=("rate_limited",)),
 )  # fmt: skip

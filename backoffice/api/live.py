@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,12 +14,12 @@ from aiohttp import hdrs, web
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from backoffice.api.long_answers import STALLED_S, counted, cut
 from backoffice.api.rooms import published
 from backoffice.intake import Query
 from backoffice.live import TooSlow
 from backoffice.operators import Role
 from backoffice.places import BEGINNING, Places, follows, read_places
-from backoffice.problems import retry
 from backoffice.records import RecordsUnavailable
 from backoffice.routes import ACCESS, DEADLINE_S, STOPPING, WATCH, Call, Route, TextIn, TextOf
 from bridge.client import Bridge
@@ -34,7 +33,6 @@ BEAT_S = 15.0  # a comment, so that nobody on the way takes the silence for an e
 CHECK_S = 0.4  # how soon a session that was ended hears nothing more
 UNKNOWN_S = 10.0  # without a word of the database whether the session still holds
 LEAVING_S = 1.0  # to read that it is over
-STALLED_S = 30.0  # without reading at all
 AGAIN_MS = 1000  # for the browser to wait before it comes again
 LOOK_AGAIN_S = 0.2  # where a room is, while Redis is away
 ROOM = "room:"
@@ -90,7 +88,7 @@ async def stream(call: Call[LiveQuery, None]) -> web.StreamResponse:
         "X-Accel-Buffering": "no",
         "X-Content-Type-Options": "nosniff",
     })  # fmt: skip
-    with _counted(app[STREAMS], f"{'token' if call.session is None else 'operator'} {call.caller.name}"):
+    with counted(app[STREAMS], call, "streams", most=MAX_STREAMS, of_one=MAX_OF_ONE):
         frames: Frames = asyncio.Queue(100)
         after = call.request.headers.get("Last-Event-ID")
         given = None if after is None else read_places(after)
@@ -112,22 +110,6 @@ async def stream(call: Call[LiveQuery, None]) -> web.StreamResponse:
                 each.cancel()
             await asyncio.gather(*running, return_exceptions=True)
     return response
-
-
-@contextlib.contextmanager
-def _counted(open_: Counter[str], whose: str) -> Iterator[None]:
-    """Raises Problem where there are enough."""
-    if open_.total() >= MAX_STREAMS:
-        raise retry("rate_limited", f"there are {MAX_STREAMS} open streams", 5)
-    if open_[whose] >= MAX_OF_ONE:
-        raise retry("rate_limited", f"the {whose} has {MAX_OF_ONE} open streams", 5)
-    open_[whose] += 1
-    try:
-        yield
-    finally:
-        open_[whose] -= 1
-        if not open_[whose]:
-            del open_[whose]
 
 
 async def _places(call: Call[LiveQuery, None], topics: list[str], given: Places | None) -> Places:
@@ -157,7 +139,7 @@ async def _pass_on(request: web.Request, response: web.StreamResponse, frames: F
         async with asyncio.timeout(LEAVING_S):
             await response.write_eof()
     except TimeoutError:
-        _cut(request)
+        cut(request)
 
 
 def _written(told: Told, places: Places) -> bytes:
@@ -171,12 +153,6 @@ def _written(told: Told, places: Places) -> bytes:
 
 def _gap(topics: list[str], room: tuple[str, Position] | None = None) -> Told:
     return Told("gap", orjson.dumps({"topics": topics}), room=room)
-
-
-def _cut(request: web.Request) -> None:
-    """Close the connection without waiting for the other side to read."""
-    if request.transport is not None:
-        request.transport.abort()
 
 
 async def _events(call: Call[LiveQuery, None], topics: list[str], after: str, frames: Frames) -> None:
@@ -231,7 +207,7 @@ async def _ended(call: Call[LiveQuery, None], frames: Frames) -> None:
         frames.get_nowait()
     frames.put_nowait(None)
     await asyncio.sleep(LEAVING_S)
-    _cut(call.request)
+    cut(call.request)
 
 
 async def _while_it_holds(call: Call[LiveQuery, None]) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
+import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 
 from backoffice.api import export
 from backoffice.api.audit import AuditEntry
@@ -17,12 +22,13 @@ from backoffice.api.dead_letters import DeadLetterView
 from backoffice.audit_rows import Act, Line, append
 from backoffice.records import Records
 from bridge.client import Bridge
-from tests.backoffice.service import Api
+from tests.backoffice.service import PASSWORD, TOKENS, Api
 from tests.servers import Server
 from tests.waiting import until
 
 EVIL = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20x")
 COUNT = 25
+LINES = 600  # of 50 kB
 
 
 @dataclass(frozen=True)
@@ -123,3 +129,99 @@ async def test_a_chain_is_exported_without_a_gap_whatever_others_write_meanwhile
         await one.transact(partial(append, "one", head, [line]))
         found += [(row.chain, row.seq) async for page in pages for row in page]
     assert found == [("one", 1), ("one", 2), ("one", 3), ("two", 1), ("two", 2), ("two", 3)]
+
+
+class Reader:
+    """Asks for a big export, and reads it when it is told to."""
+
+    def __init__(self, api: Api, http: aiohttp.ClientSession, app: web.Application, headers: dict[str, str]) -> None:
+        self.api, self.http, self.app, self.headers = api, http, app, headers
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self.http.get(f"{self.api.url}/api/v1/export?what=audit", headers=self.headers) as response:
+            yield response
+
+    async def status(self) -> int:
+        """Of another call by the same one."""
+        return (await self.api.as_(None).get("/alarms", headers=self.headers)).status
+
+    async def none_is_open(self) -> None:
+        await until(lambda: not self.app[export.EXPORTS], what="no open export")
+
+
+@pytest.fixture
+async def reader(apps: list[web.Application], api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reader]:
+    """Of several times what Linux keeps in the two sockets."""
+    monkeypatch.setattr(export, "_PAGE", 20)
+    line = Line(Act("a", "b", "c", "d", "e", None, {}), orjson.dumps({"x": "y" * 50_000}).decode(), "done", None, 1)
+    async with Records.open(f"sqlite+aiosqlite:///{api.database}") as records:
+        await records.transact(partial(append, "big", None, [line] * LINES))
+    async with aiohttp.ClientSession() as http:
+        yield Reader(api, http, apps[0], {"Authorization": f"Bearer {TOKENS['viewer']}"})
+
+
+async def with_a_session(reader: Reader) -> Callable[[], Awaitable[Any]]:
+    """The reader is logged in from now on; what ends that."""
+    same = {"Sec-Fetch-Site": "same-origin"}
+    login = {"name": "admin", "password": PASSWORD}
+    answer = await reader.api.as_(None).post("/session", login, headers=same)
+    reader.headers = {**same, "Cookie": answer.headers["Set-Cookie"].split(";")[0]}
+    return lambda: reader.api.as_(None).delete("/session?everywhere=1", headers=reader.headers)
+
+
+async def with_a_token(reader: Reader) -> Callable[[], Awaitable[Any]]:
+    made = (await reader.api.post("/tokens", {"name": "deploy", "role": "viewer"})).json
+    reader.headers = {"Authorization": f"Bearer {made['token']}"}
+
+    async def is_let_in() -> bool:
+        return await reader.status() == 200
+
+    await until(is_let_in, what="a token that is known")
+    return lambda: reader.api.delete(f"/tokens/{made['id']}")
+
+
+@pytest.mark.parametrize("let_in", [with_a_session, with_a_token])
+async def test_an_export_ends_with_the_session_or_token(
+    reader: Reader, let_in: Callable[[Reader], Awaitable[Callable[[], Awaitable[Any]]]]
+) -> None:
+    end = await let_in(reader)
+    async with reader.asking() as response:
+        await response.content.readexactly(1000)
+        assert (await end()).status == 200
+
+        async def let_in_no_more() -> bool:
+            return await reader.status() == 401
+
+        await until(let_in_no_more)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    await reader.none_is_open()
+
+
+async def test_who_does_not_read_an_export_is_cut_off(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "STALLED_S", 0.2)
+    async with reader.asking() as response:
+        assert response.status == 200
+        await reader.none_is_open()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
+async def test_an_export_that_is_read_in_time_is_whole(reader: Reader) -> None:
+    async with reader.asking() as response:
+        assert len((await response.read()).splitlines()) == LINES
+    await reader.none_is_open()
+
+
+async def test_so_many_exports_and_no_more(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "MAX_OF_ONE", 1)
+    async with reader.asking() as first:
+        assert first.status == 200
+        async with reader.asking() as second:
+            assert (second.status, second.headers["Retry-After"]) == (429, "5")
+        assert (await reader.api.as_("operator").get("/export?what=dead")).status == 200
+        monkeypatch.setattr(export, "MAX_EXPORTS", 1)
+        assert (await reader.api.as_("operator").get("/export?what=dead")).status == 429
+    await reader.none_is_open()
+    assert (await reader.api.as_("operator").get("/export?what=dead")).status == 200
