@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -29,8 +30,9 @@ from bridge.errors import BridgeError
 MAX_EXPORTS, MAX_OF_ONE = 20, 5  # open ones, and those of one operator, or of tokens of one name
 _PAGE = 500
 _TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
-# What a spreadsheet takes for a formula at the beginning of a cell; East Asian ones read wide signs as well.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# What a spreadsheet takes for a formula at the beginning of a cell; East Asian ones read wide signs as well. Where it
+# cuts lines at semicolons, as in much of Europe, quotes hold nothing together, and cells begin within a text as well.
+_FORMULA = re.compile('(^|[;\r\n]"*)(?=[=+@\uff1d\uff0b\uff0d\uff20\t\r\n-])')
 
 EXPORTS = web.AppKey("exports", Counter[str])  # how many are open, by whose they are
 
@@ -163,11 +165,11 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    """One cell, which no spreadsheet takes for a formula."""
+    """One cell, which no spreadsheet takes for a formula, nor a part of it."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_UTC_Z).decode().strip('"')
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'", text)
 
 
 ROUTES = (

@@ -27,6 +27,7 @@ from tests.servers import Server
 from tests.waiting import until
 
 EVIL = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20x")
+EVIL_SIGNS = {each[0] for each in EVIL}
 COUNT = 25
 LINES = 600  # of 50 kB
 
@@ -90,7 +91,21 @@ def test_no_column_is_a_formula(view: type, evil: str) -> None:
     row = {field.name: evil for field in fields(view)}
     table = (export._csv_header(view) + export._csv([row])).decode()
     [told] = csv.DictReader(io.StringIO(table, newline=""))
-    assert told == dict.fromkeys(row, f"'{evil}")
+    assert told == dict.fromkeys(row, f"'{evil}".replace("\n=", "\n'=").replace("\r=", "\r'="))
+
+
+@pytest.mark.parametrize("start", ["a;", "a; b;", 'a;"', 'a";"', "a\n", 'a\n"', ";;"])
+@pytest.mark.parametrize("evil", EVIL)
+def test_no_part_of_a_text_is_a_formula_where_semicolons_separate(start: str, evil: str) -> None:
+    table = export._csv([{"first": "x", "reason": f"{start}{evil}", "last": "y"}]).decode()
+    cells = [cell for row in csv.reader(io.StringIO(table, newline=""), delimiter=";") for cell in row]
+    assert len(cells) > 1
+    assert not [cell for cell in cells if cell.startswith(tuple(EVIL_SIGNS))]
+
+
+def test_a_text_without_formulas_stays_as_it_is() -> None:
+    for text in ("spam; a-b=c", "a;b", "1;2\n3", "so; so", "x=1+1", 'said "=)"', ""):
+        assert export._cell(text) == text
 
 
 @pytest.mark.parametrize("path", ["/commands", "/audit"])
