@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
-KEPT = 2000  # events of a topic of what happened once; who was away for more is told so
+# Events of a topic of what happened once, and bytes of them; who was away for more is told so.
+KEPT, KEPT_BYTES = 2000, 16 * 1024 * 1024
 QUEUE = 500  # of these that wait for one listener; one who is slower is cut off, and resumes
 KEPT_GONE = 500  # things of a topic that were there, for those who were away
 
@@ -79,6 +80,7 @@ class Live:
         self.boot = secrets.token_hex(4)
         self._number = 0
         self._kept: dict[str, deque[Event]] = {}  # by topic, so that none crowds another one out
+        self._bytes: Counter[str] = Counter()  # of these
         self._dropped: dict[str, int] = {}  # topic → number of the last event that was
         self._things: dict[str, _Things] = {}
         self._listeners: set[_Listener] = set()
@@ -86,9 +88,12 @@ class Live:
     def tell(self, topic: str, item: Any) -> None:
         """Something happened."""
         kept = self._kept.setdefault(topic, deque())
-        kept.append(self._event(topic, item))
-        if len(kept) > KEPT:
-            self._dropped[topic] = kept.popleft().number
+        kept.append(event := self._event(topic, item))
+        self._bytes[topic] += len(event.data)
+        while len(kept) > KEPT or self._bytes[topic] > KEPT_BYTES:
+            oldest = kept.popleft()
+            self._bytes[topic] -= len(oldest.data)
+            self._dropped[topic] = oldest.number
 
     def tell_things(self, topic: str, items: Mapping[str, Any], gone: Callable[[Any], Any]) -> None:
         """What is there of a topic now, by key; told where it changed. ``gone``: how it is told that one went."""

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from backoffice.api.live import STREAMS
-from backoffice.live import KEPT, KEPT_GONE, QUEUE, Live, TooSlow
+from backoffice.live import KEPT, KEPT_BYTES, KEPT_GONE, QUEUE, Live, TooSlow
 from bridge.client import Bridge
 from bridge.config import BridgeSettings
 from tests.backoffice.conftest import serving
@@ -272,6 +272,23 @@ async def test_what_is_kept_and_what_waits_is_bounded() -> None:
     with pytest.raises(TooSlow):
         await waiting
     assert not live._listeners
+
+
+async def test_what_is_kept_is_bounded_in_bytes_too_and_what_is_kept_no_more_is_a_gap() -> None:
+    live = Live()
+    place = live.place(None)
+    big = "x" * (KEPT_BYTES // 4 - 2)  # and two quotes
+    for number in range(10):
+        live.tell("commands", big)
+        assert sum(len(event.data) for event in live._kept["commands"]) == min(number + 1, 4) * (KEPT_BYTES // 4)
+    live.tell("sample", "small")
+    assert [event and event[0] for event in await heard(live, ["commands", "sample"], place, 6)] == [
+        None, *["commands"] * 4, "sample"
+    ]  # fmt: skip
+    assert await heard(live, ["sample"], place, 1) == [("sample", '"small"')]
+    live.tell("commands", big * 5)
+    assert not live._kept["commands"]
+    assert await heard(live, ["commands"], place, 1) == [None]
 
 
 def going(item: int) -> list[int]:
