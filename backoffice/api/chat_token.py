@@ -13,7 +13,7 @@ from pydantic import Field
 
 from backoffice.intake import Query
 from backoffice.operators import Role
-from backoffice.routes import Call, Route, reply
+from backoffice.routes import Call, Deed, Route, reply
 from backoffice.times import time_of
 
 TOKEN_SECONDS = 12 * 3600
@@ -37,9 +37,10 @@ def routes(key: str) -> tuple[Route, ...]:
     secret = OctKey.import_key(key)
 
     async def issue(call: Call[WhoQuery, None]) -> web.Response:
-        """A token with which a chat client is this user."""
+        """A token with which a chat client is this user; the audit chain tells who has made it."""
         expires = int(time.time()) + TOKEN_SECONDS
-        token = jwt.encode({"alg": "HS256"}, {"sub": call.query.user, "exp": expires}, secret)
+        async with call.audited(Deed("chat_token.issue", f"user:{call.query.user}")):
+            token = jwt.encode({"alg": "HS256"}, {"sub": call.query.user, "exp": expires}, secret)
         return reply(ChatToken(token, time_of(expires * 1000)))
 
     return (Route("GET", "/chat-token", issue, Role.ADMIN, {200: ChatToken}, query=WhoQuery),)

@@ -22,6 +22,7 @@ from bridge.envelope import Command
 from bridge.inspector import NodeInfo
 from bridge.registry import Registry
 from bridge.telemetry import Started
+from tests.backoffice.audited import audited
 from tests.backoffice.conftest import both_databases, serving
 from tests.backoffice.service import CHAT_KEY, PASSWORD, Api, backoffice, settings
 from tests.recorder import Recorder
@@ -231,6 +232,8 @@ async def test_a_chat_token_is_for_the_user_and_only_in_the_demo(api: Api, bridg
     claims = jwt.decode(answer.json["token"], OctKey.import_key(CHAT_KEY)).claims
     assert claims["sub"] == "u7"
     assert datetime.fromtimestamp(claims["exp"], UTC) == datetime.fromisoformat(answer.json["expires_at"])
+    [_, made] = await audited(api, 2, action="chat_token.issue")
+    assert (made["by"], made["target"], made["result"]) == ("admin", "user:u7", "done")
     async with backoffice(bridge_settings, chat_key=None) as elsewhere:
         assert (await elsewhere.get("/chat-token?user=u7")).status == 404
 
