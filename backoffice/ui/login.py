@@ -12,6 +12,7 @@ from backoffice.access import caller_of
 from backoffice.api import session as api
 from backoffice.intake import Body, NoQuery, check, read_form
 from backoffice.operators import Caller
+from backoffice.passwords import MAX_CHARS, MIN_CHARS
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, invalid
 from backoffice.routes import ACCESS, BRIDGE, CALLER, NOBODY, Call, refused
@@ -49,7 +50,12 @@ async def log_in(request: web.Request, words: Words) -> web.StreamResponse:
 
 
 async def password(page: Page) -> web.StreamResponse:
-    return page.render("password.html", problem=None)
+    return _password_page(page)
+
+
+def _password_page(page: Page, problem: Problem | None = None) -> web.Response:
+    status = 200 if problem is None else problem.status
+    return page.render("password.html", status=status, problem=problem, least=MIN_CHARS, most=MAX_CHARS)
 
 
 async def choose_password(request: web.Request, words: Words) -> web.StreamResponse:
@@ -63,7 +69,7 @@ async def choose_password(request: web.Request, words: Words) -> web.StreamRespo
         answer = await api.choose_password(Call(request, request.app[BRIDGE], caller, NoQuery(), body, session))
     except Problem as problem:
         await refused(request, CHOOSE_PASSWORD, problem)
-        return page.render("password.html", status=problem.status, problem=problem)
+        return _password_page(page, problem)
     return _on("/login?changed=1", answer)
 
 

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from backoffice.alarms import RULES
+from backoffice.passwords import MAX_CHARS, MIN_CHARS
 from backoffice.ui.assets import BASE, STATIC
 from backoffice.ui.commands import parse
 from backoffice.ui.overview import PLACES
@@ -99,6 +100,15 @@ async def test_a_made_up_password_is_changed_before_anything_else(api: Api, visi
     assert (status, where) == (303, "/login?changed=1")
     await visitor.log_in("bo", new)
     assert (await visitor.get("/commands"))[0] == 200
+
+
+async def test_the_form_takes_the_passwords_that_the_api_takes(visitor: Visitor) -> None:
+    await visitor.log_in()
+    assert f'minlength="{MIN_CHARS}" maxlength="{MAX_CHARS}"' in (await visitor.get("/password"))[1]
+    assert await visitor.submit("/password", old=PASSWORD, new=(new := "n" * MIN_CHARS), again=new) == (
+        303,
+        "/login?changed=1",
+    )
 
 
 async def test_a_new_password_is_made_up_for_others_only(api: Api, visitor: Visitor) -> None:
