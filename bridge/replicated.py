@@ -97,8 +97,7 @@ class Replicated:
         for write, answer in zip(batch, answers, strict=True):
             if write.answered.done():
                 continue
-            error = next((each for each in (answer, replicas) if isinstance(each, BaseException)), None)
-            if error is not None:
-                write.answered.set_exception(error if isinstance(error, BridgeError) else NotTaken(str(error)))
-            else:
-                write.answered.set_result((answer, replicas))
+            if isinstance(answer, BaseException):
+                write.answered.set_exception(answer if isinstance(answer, BridgeError) else NotTaken(str(answer)))
+            else:  # it ran, whatever became of the WAIT: to run it again might be told as somebody else's doing
+                write.answered.set_result((answer, 0 if isinstance(replicas, BaseException) else replicas))
