@@ -39,6 +39,7 @@ class Verb:
     undo: str | None = None
     danger: bool = False
     typed: bool = False  # cannot be undone: the name has to be written
+    several: str | None = None  # the sentence where there may be more than one
 
 
 VERBS: Mapping[str, Verb] = {
@@ -65,7 +66,8 @@ VERBS: Mapping[str, Verb] = {
                            ("slow", "reason")),
     "room.clear": Verb(N_("Delete everything"), N_("Delete everything that was said in {what}? It cannot come back."),
                        ("reason",), None, True, True),
-    "message.delete": Verb(N_("Delete"), N_("Delete this message in {what}?"), ("reason",), None, True),
+    "message.delete": Verb(N_("Delete"), N_("Delete this message in {what}?"), ("reason",), None, True,
+                           several=N_("Delete these messages in {what}?")),
     "notice.post": Verb(N_("Notice"), N_("A notice to everybody in {what}, kept in its history."), ("text", "level")),
 }  # fmt: skip
 
@@ -108,6 +110,18 @@ def call(
     act = {"method": method, "path": PREFIX + path, "body": dict(body or {}), "label": label, "sentence": sentence,
            "fields": list(fields), "danger": danger, "command": False, **more}  # fmt: skip
     return _act(page, act, least=least)
+
+
+def form(page: Page, type: str) -> str:
+    """What a form that issues commands of this type does, and asks before where that is dangerous."""
+    verb, words = VERBS.get(type), page.words
+    act: dict[str, Any] = {"method": "POST", "path": f"{PREFIX}/commands", "command": True, "body": {"type": type}}
+    if verb is not None and verb.undo is not None:
+        act["undone_by"] = verb.undo
+    if verb is not None and verb.danger:
+        act |= {"label": words(verb.label), "sentence": words(verb.several or verb.sentence), "danger": True,
+                "typed": verb.typed}  # fmt: skip
+    return orjson.dumps(act).decode()
 
 
 def issuing_role(page: Page, type: str) -> Role:

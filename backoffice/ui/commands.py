@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
 
 from aiohttp import web
 
 from backoffice.api import search
 from backoffice.problems import Fault, Problem, invalid
 from backoffice.ui.frame import Page, add_page, query_of
+from bridge.envelope import COMMAND_ID
 
 PAGE = 50
 QUALIFIERS = ("type", "subject", "user", "by", "node", "state", "since", "until")
@@ -31,6 +31,12 @@ def parse(text: str) -> dict[str, str]:
     return found | ({"text": " ".join(words)} if words else {})
 
 
+def _id(given: str) -> str:
+    if not COMMAND_ID.fullmatch(given):
+        raise invalid([Fault("?q", "command_id", "a command's id looks like 7-1795301838720-41")])
+    return given
+
+
 async def show(page: Page) -> web.StreamResponse:
     text, problem = page.given("q"), None
     answer: dict[str, object] = {
@@ -39,7 +45,7 @@ async def show(page: Page) -> web.StreamResponse:
     try:
         wanted = parse(text)
         if "id" in wanted:
-            raise web.HTTPSeeOther(f"/commands/{quote(wanted['id'])}")
+            raise web.HTTPSeeOther(f"/commands/{_id(wanted['id'])}")
         query = query_of(search.CommandQuery, {**wanted, "limit": PAGE, "cursor": page.given("cursor")})
         answer = await page.ask(search.listing, query)
     except Problem as met:

@@ -27,6 +27,8 @@ from bridge.registry import faults as faults_of
 DEADLINE_S = 3.0  # of a page; it may ask the API several times
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "theme"
+KEYS = ("on", "off")
+KEYS_COOKIE = "keys"
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -84,8 +86,9 @@ BareHandler = Callable[[web.Request, Words], Awaitable[web.StreamResponse]]
 
 
 def render(request: web.Request, words: Words, template: str, *, status: int = 200, **context: Any) -> web.Response:
-    theme = request.cookies.get(THEME_COOKIE, "auto")
-    context |= {"_": words, "theme": theme if theme in THEMES else "auto", "path": request.path, "here": _here(request)}
+    theme, keys = request.cookies.get(THEME_COOKIE), request.cookies.get(KEYS_COOKIE)
+    context |= {"_": words, "theme": theme if theme in THEMES else "auto", "keys": keys if keys in KEYS else "on",
+                "path": request.path, "here": _here(request)}  # fmt: skip
     text = aiohttp_jinja2.render_string(template, request, context)
     return web.Response(text=text, status=status, headers=HEADERS)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from backoffice.operators import Role
-from backoffice.routes import PREFIX
-from backoffice.ui.acts import VERBS, issuing_role, why_not
+from backoffice.ui.acts import form, issuing_role, why_not
 from backoffice.ui.forms import inputs
 from backoffice.ui.frame import Page, add_page
 from bridge.errors import UnknownType
@@ -27,15 +25,11 @@ async def show(page: Page) -> web.StreamResponse:
     context: dict[str, Any] = {}
     if chosen is not None:
         subject = page.given("subject") or f"{chosen.subject}:"
-        verb = VERBS.get(chosen.name)
-        act = {"method": "POST", "path": f"{PREFIX}/commands", "command": True, "body": {"type": chosen.name}}
-        if verb is not None and verb.undo is not None:
-            act["undone_by"] = verb.undo
         context = {
             "inputs": inputs(chosen.model, page.request.query),
             "subject": subject,
             "about": inspect.getdoc(chosen.model) or "",
-            "form": orjson.dumps(act).decode(),
+            "form": form(page, chosen.name),
             "why": why_not(page, issuing_role(page, chosen.name)),
         }
     none = why_not(page, Role.MODERATOR)

@@ -1,4 +1,4 @@
-"""Log in, choose a password, log out, and what a browser remembers of looks and language."""
+"""Log in, choose a password, log out, and what a browser remembers of looks, language and keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backoffice.passwords import MAX_CHARS, MIN_CHARS
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, invalid
 from backoffice.routes import ACCESS, BRIDGE, CALLER, NOBODY, Call, refused
-from backoffice.ui.frame import THEME_COOKIE, THEMES, Page, add_bare, add_page, local, render
+from backoffice.ui.frame import KEYS, KEYS_COOKIE, THEME_COOKIE, THEMES, Page, add_bare, add_page, local, render
 from backoffice.ui.words import COOKIE as LANGUAGE_COOKIE
 from backoffice.ui.words import LANGUAGES, Words
 
@@ -82,10 +82,10 @@ async def log_out(request: web.Request, _words: Words) -> web.StreamResponse:
 
 
 async def prefer(request: web.Request, _words: Words) -> web.StreamResponse:
-    """Looks and language, which are this browser's alone."""
+    """Looks, language and keys, which are this browser's alone."""
     form = await read_form(request, FORM_BYTES)
     response = web.Response(status=303, headers={hdrs.LOCATION: local(_text(form, "next"))})
-    for name, known in ((THEME_COOKIE, THEMES), (LANGUAGE_COOKIE, LANGUAGES)):
+    for name, known in ((THEME_COOKIE, THEMES), (LANGUAGE_COOKIE, LANGUAGES), (KEYS_COOKIE, KEYS)):
         if (value := _text(form, name)) in known:
             response.set_cookie(name, value, max_age=KEEP_S, path="/", samesite="Lax", httponly=True,
                                 secure=request.app[ACCESS].proxies.is_https(request))  # fmt: skip

@@ -14,7 +14,7 @@ from backoffice.ui.frame import Page, add_page, query_of
 from bridge.chat.state import Member, read_members
 
 SHOWN = 50
-_MOST_MEMBERS = 200
+MEMBERS = 200  # of whom the page shows no more
 _BY_STATE = {"open": ("freeze", "close"), "frozen": ("unfreeze", "close"), "closed": ("open",)}
 
 
@@ -31,7 +31,8 @@ async def show(page: Page) -> web.StreamResponse:
         room=room,
         history=history,
         first=not page.given("cursor"),
-        members=_sorted(members)[:_MOST_MEMBERS],
+        members=_sorted(members)[:MEMBERS],
+        further=max(0, len(members) - MEMBERS),
         acts=acts,
         of_user=lambda user: of_user(page, id, user),
         of_message=lambda item: of_message(page, id, item),

@@ -14,7 +14,8 @@ from backoffice.ui.frame import Page, add_page, query_of
 
 async def show(page: Page) -> web.StreamResponse:
     found = await page.ask(sanctions.listing, query_of(Paged, {"limit": 100, "cursor": page.given("cursor")}))
-    return page.render("sanctions.html", found=found, lift=lambda each: lift(page, each), topics="commands,alarms")
+    topics = "commands,sample,alarms"
+    return page.render("sanctions.html", found=found, lift=lambda each: lift(page, each), topics=topics)
 
 
 def lift(page: Page, sanction: dict[str, Any]) -> Act:

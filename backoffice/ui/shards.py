@@ -5,8 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from backoffice.api import shards
-from backoffice.paging import Paged
+from backoffice.paging import Paged, cursor_of
 from backoffice.ui.frame import Page, add_page, query_of
+
+PENDING = 200  # commands in hand that one page shows
 
 
 async def show(page: Page) -> web.StreamResponse:
@@ -16,10 +18,11 @@ async def show(page: Page) -> web.StreamResponse:
 
 async def show_one(page: Page) -> web.StreamResponse:
     number = page.part("shard")
-    pending = await page.ask(shards.pending, query_of(Paged, {"limit": 200}), shard=number)
-    found = await page.ask(shards.listing, query_of(Paged, {"limit": 500}))
+    query = query_of(Paged, {"limit": PENDING, "cursor": page.given("cursor")})
+    pending = await page.ask(shards.pending, query, shard=number)
+    found = await page.ask(shards.listing, query_of(Paged, {"limit": 1, "cursor": cursor_of(int(number) - 1)}))
     shard = next((each for each in found["items"] if each["shard"] == int(number)), None)
-    return page.render("shard.html", number=number, shard=shard, pending=pending["items"], topics="sample,alarms")
+    return page.render("shard.html", number=number, shard=shard, pending=pending, topics="sample,alarms")
 
 
 def add_to(app: web.Application) -> None:

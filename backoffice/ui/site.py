@@ -72,11 +72,12 @@ NAVIGATION = (
 
 # What the scripts say.
 SAID = (
-    N_("Live"), N_("connecting again"), N_("Cancel"), N_("Close"), N_("Undo"), N_("Details"),
+    N_("Live"), N_("connecting again"), N_("cannot be refreshed"), N_("Cancel"), N_("Close"), N_("Undo"), N_("Details"),
     N_("done"), N_("done on {node} in {ms} ms"), N_("{n} sessions"), N_("{n} of {all} nodes"),
     N_("no word from {nodes}"), N_("accepted"), N_("handling"), N_("retrying"), N_("rejected"), N_("expired"),
     N_("dead"), N_("cancelled"), N_("scheduled"), N_("Write {name} to go on"), N_("Try again"),
-    N_("The server did not answer; nothing that you wrote is lost"), N_("Pause"), N_("Go on"),
+    N_("The server did not answer; nothing that you wrote is lost"), N_("Log in, in another tab"),
+    N_("Your session has ended; nothing that you wrote is lost."), N_("Pause"), N_("Go on"),
     N_("Shown once: keep it now"), N_("unknown"), N_("{n} selected"), N_("Dry run"), N_("Nothing was done yet."),
     N_("{n} would be done"), N_("{n} done"), N_("{n} skipped ({code})"), N_("Stop"), N_("stopped"), N_("not found"),
     N_("already requeued"), N_("effects applied"), N_("too large"), N_("overloaded"), *AGO, *AHEAD,

@@ -24,7 +24,7 @@ async def show(page: Page) -> web.StreamResponse:
         history=history,
         acts=[command(page, f"user.{verb}", f"user:{id}") for verb in _VERBS],
         lift=lambda sanction: lift(page, sanction),
-        topics="commands,alarms",
+        topics="commands,sample,alarms",
     )
 
 

@@ -229,3 +229,28 @@ def test_what_others_wrote_is_as_they_published_it() -> None:
         assert (STATIC / "vendor" / entry["licence_file"]).exists()
     known = {entry["file"] for entry in json.loads((STATIC / "vendor" / "vendored.json").read_text())}
     assert {path.name for path in (STATIC / "vendor").glob("*.[jc]s*")} == known | {"vendored.json"}
+
+
+async def test_an_id_that_is_none_is_a_fault_of_the_search(visitor: Visitor) -> None:
+    await visitor.log_in()
+    assert await visitor.get("/commands?q=id:1-2-3") == (303, "/commands/1-2-3")
+    status, page = await visitor.get("/commands?q=id:foo")
+    assert (status, "a command&#39;s id looks like" in page) == (422, True)
+
+
+async def test_what_is_in_hand_is_shown_page_by_page(
+    api: Api, server: Server, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.ui.shards.PENDING", 2)
+    entry = {"v": "1", "type": "user.kick", "subject": "user:u1", "payload": "{}", "by": "ann", "at": "1"}
+    redis, stream = server.client(), "chat:{3}:commands"
+    await redis.xgroup_create(stream, "chatservers", "0", mkstream=True)
+    for _ in range(3):
+        await redis.xadd(stream, entry)  # type: ignore[arg-type]
+    await redis.xreadgroup("chatservers", "node-x", {stream: ">"})
+    await visitor.log_in()
+    first = (await visitor.get("/shards/3"))[1]
+    further = re.search(r'rel="next" href="([^"]+)"', first)
+    assert further is not None
+    second = (await visitor.get(f"/shards/3{unescape(further[1])}"))[1]
+    assert (first.count('id="p-'), second.count('id="p-'), 'rel="next"' in second) == (2, 1, False)

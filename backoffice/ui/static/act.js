@@ -4,7 +4,7 @@ import { dryRun, goOn } from './bulk.js'
 import { call, key } from './call.js'
 import { card, make, smallButton } from './cards.js'
 import { refresh } from './live.js'
-import { explain, say } from './words.js'
+import { explain, fill, say } from './words.js'
 
 const ENDED = ['done', 'rejected', 'expired', 'dead', 'cancelled']
 const LONGEST_MS = 600000
@@ -22,7 +22,8 @@ export function acts() {
     form.addEventListener('submit', (event) => {
       event.preventDefault()
       const act = JSON.parse(form.dataset.form)
-      send(act, form)
+      if (act.sentence) confirm(act, form)
+      else send(act, form)
     })
   }
 }
@@ -34,7 +35,25 @@ function selected(act) {
   act.sentence = `${act.selected} ${say('{n} selected', { n: ids.length })}`
 }
 
-function ask(act) {
+// What a form wants is asked about where it matters, in the words of what it is about.
+function confirm(act, filled) {
+  let sent
+  clear(filled)
+  try {
+    sent = body(act, filled)
+  } catch (error) {
+    return fault(filled, null, String(error.message))
+  }
+  const what = (sent.subject ?? sent.scope).replace(/^.*?:/, '')
+  const sentence = sent.scope === 'all' ? act.to_all : fill(act.sentence, { what, user: sent.payload?.user })
+  const go = () => {
+    send(act, filled) // which shows there what was wrong
+    return true
+  }
+  ask({ ...act, sentence, fields: [], typed: act.typed && what }, go)
+}
+
+function ask(act, submit = send) {
   const dialog = document.getElementById('act')
   const form = make('form', { className: 'fields', noValidate: false })
   const title = make('h2', { id: 'act-title', textContent: act.label })
@@ -58,7 +77,7 @@ function ask(act) {
   }
   form.addEventListener('submit', async (event) => {
     event.preventDefault()
-    if (await send(act, form)) dialog.close()
+    if (await submit(act, form)) dialog.close()
   })
   dialog.setAttribute('aria-labelledby', 'act-title')
   dialog.replaceChildren(form)
@@ -126,6 +145,7 @@ async function send(act, form) {
   const { answer, told } = await call(act, sent, { idempotencyKey: form.dataset.key })
   buttons.forEach((button) => { button.disabled = false })
   if (!answer?.ok) {
+    if (answer?.status === 401) return false
     if (!answer || answer.status >= 500 || answer.status === 429) fault(form, null, explain('problem', told.code, told.detail))
     else {
       delete form.dataset.key

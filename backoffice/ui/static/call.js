@@ -1,4 +1,5 @@
 // One call of the API. Whatever happens there is something to say: `told` is the answer, a problem document or ours.
+import { ended } from './session.js'
 import { say } from './words.js'
 
 const WAIT_S = 5
@@ -11,7 +12,7 @@ export async function call(act, sent, { idempotencyKey = key(), query = '' } = {
   if (sent !== null && (act.command || Object.keys(sent).length)) options.body = JSON.stringify(sent)
   else delete headers['Content-Type']
   const answer = await fetch(path, options).catch(() => null)
-  if (answer?.status === 401) location.reload()
+  if (answer?.status === 401) ended()
   const told = await answer?.json().catch(() => null)
   return { answer, told: told ?? { detail: say('The server did not answer; nothing that you wrote is lost') } }
 }

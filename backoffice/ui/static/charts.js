@@ -18,6 +18,7 @@ export async function charts(places) {
     })
   }
   document.addEventListener('live:sample', ({ detail }) => add(detail))
+  document.addEventListener('live:gap', () => load(places))
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => draw(places))
   new ResizeObserver(() => drawn.forEach(({ plot, place }) => plot.setSize(size(place)))).observe(document.body)
   await load(places)
@@ -38,8 +39,10 @@ function draw(places) {
   })
 }
 
+// Whoever comes from another back office is told again what this one remembers.
 function add(sample) {
-  if (columns === null || (span === 'hours' && sample.at - columns.at.at(-1) < 10)) return
+  const since = sample.at - columns?.at.at(-1)
+  if (columns === null || since <= 0 || (span === 'hours' && since < 10)) return
   for (const [name, values] of Object.entries(columns)) {
     values.push(sample[name])
     if (values.length > MOST[span]) values.shift()

@@ -1,9 +1,11 @@
-// Keys: / search, g and a letter for a page, j k x and Enter for rows, ? for the list.
+// Keys: / search, g and a letter for a page, j k x and Enter for rows, ? for the list. They can be turned off: who
+// speaks to a browser, or types with a tremor, presses single keys without meaning to.
 const WAIT_MS = 1500
 let going = -Infinity
 let chosen // the name of the row that j and k have come to
 
 export function keys() {
+  if (document.body.dataset.keys === 'off') return
   document.addEventListener('keydown', (event) => {
     const { target } = event
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return

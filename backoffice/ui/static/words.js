@@ -5,8 +5,10 @@ const ONE = /\{n\} ((?:dead )?\w+)s\b/
 
 export function say(text, values = {}) {
   const said = known[text] ?? text
-  return (values.n === 1 && said === text ? text.replace(ONE, '{n} $1') : said).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
+  return fill(values.n === 1 && said === text ? text.replace(ONE, '{n} $1') : said, values)
 }
+
+export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
 
 const UNITS = [[90, 1, 's'], [5400, 60, 'min'], [172800, 3600, 'h'], [Infinity, 86400, 'd']]
 
