@@ -52,7 +52,7 @@ class Control:
         self._reporter, self._applied = reporter, Applied()
         self._followers: list[Follower] = []
         self._to_check: set[str] = set()  # users, rooms
-        self._must_reload = self._must_report = False
+        self._must_reload = self._must_report = self._closed = False
         self._checked_at = 0.0
 
     async def start(self, shards: int) -> None:
@@ -62,6 +62,7 @@ class Control:
         self._reload()  # what was read before that may be old already, and nobody tells it again
 
     def close(self) -> None:
+        self._closed = True
         for follower in self._followers:
             follower.close()
 
@@ -250,9 +251,10 @@ class Control:
 
     async def _begin_again(self, follower: Follower) -> None:
         """What was on the channel cannot be had any more; the state tells what matters of it."""
-        while True:
+        while not self._closed:
             try:
-                return await self._begin(follower)
+                await self._begin(follower)
+                break
             except BridgeError:
                 await asyncio.sleep(1)
 

@@ -149,6 +149,7 @@ class ChatNode:
                 await stopping.wait()
         finally:
             await self._stop(server, handling)
+            self.rooms.close()  # or whoever reads a log that cannot be read would go on doing so
             control.close()
             with contextlib.suppress(BridgeError):  # of the last commands, this node's own among them
                 await self.reporter.step()

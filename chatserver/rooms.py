@@ -34,6 +34,7 @@ class Waiting:
     floor: int | None = None  # offset of its snapshot; None until it has one
     frames: list[tuple[int, bytes]] = field(default_factory=list)  # what came meanwhile
     must_check: bool = False  # it was banned or kicked meanwhile
+    lost: bool = False  # meanwhile the room was lost to those who were members
 
 
 class Room:
@@ -79,9 +80,12 @@ class Room:
             waiting.floor = floor
 
     def put_back(self, client: Client) -> None:
-        """The join failed; who was a member before still is one, and has missed nothing."""
+        """The join failed; who was a member before still is one, and has missed nothing unless all have."""
         waiting = self.waiting.pop(client, None)
         if waiting is None or not waiting.was_member:
+            return
+        if waiting.lost:
+            self._begin_anew(client)
             return
         self._flush()
         for _, frame in waiting.frames:
@@ -153,10 +157,14 @@ class Room:
     def _lost(self) -> None:
         """Members cannot be brought up to date: they connect again and begin with the room as it is."""
         for client in tuple(self.everybody()):
-            client.socket.shut(Close.STATE_LOST, f"room {self.id} lost part of its history")
+            self._begin_anew(client)
             self.drop(client)
         for waiting in self.waiting.values():  # their snapshot is still to come
             waiting.frames.clear()
+            waiting.lost = True
+
+    def _begin_anew(self, client: Client) -> None:
+        client.socket.shut(Close.STATE_LOST, f"room {self.id} lost part of its history")
 
 
 class Rooms:
@@ -226,6 +234,11 @@ class Rooms:
         """The client is gone; what it was a member of."""
         memberships = [self.expel(client, room_id) for room_id in tuple(client.rooms)]
         return [m for m in memberships if m is not None]
+
+    def close(self) -> None:
+        """Follow none any more."""
+        for there in self._rooms.values():
+            there.follower.close()
 
     async def step(self) -> None:
         """Stop following rooms that nobody is in; see what is due in the others, tell members who came and went.

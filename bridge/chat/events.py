@@ -42,7 +42,9 @@ BROADCASTS: Final[dict[str, type[BaseModel]]] = {
     "config.reload": ConfigReload,
     "cache.drop": CacheDrop,
 }
-default.reserve("room:", ("message", "deleted", "notice", "room"))
+# As well as what a node tells a client by itself, on the same socket.
+default.reserve("room:", ("message", "deleted", "notice", "room", "hello", "ready", "ok", "joined", "history", "error",
+                          "ping", "pong", "presence", "reconnect", "sanction", "left"))  # fmt: skip
 default.reserve(CONTROL, ("sanction", "replaced", "shadow", *BROADCASTS))
 _ADAPTERS: Final = {name: TypeAdapter[Any](model) for name, model in BROADCASTS.items()}
 

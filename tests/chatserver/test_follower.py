@@ -383,3 +383,41 @@ async def test_nodes_hear_of_control_events_that_were_lost_without_a_sign(chat: 
     flash = {"text": "unsent", "level": "info", "seconds": 5}
     await publish_unsent(chat.bridge, Channel.control(2), flash, type="notice.flash")
     await client.push("notice", text="unsent")
+
+
+async def test_a_node_ends_though_it_still_looks_for_what_no_log_has(chat: Chat) -> None:
+    node = await chat.start_node()
+    await chat.done("room.open", "room:lobby", {})
+    client = await chat.client(node, "u1", "lobby")
+    await client.say("lobby", "1")
+    said = await client.push("message")
+    lobby = node.node.rooms.get("lobby")
+    assert lobby is not None
+    await send(chat.bridge, said["epoch"], said["offset"] + 2)
+    await until(lambda: lobby.follower._recovering)
+    async with asyncio.timeout(30):
+        await node.stop()
+
+
+async def test_whoever_joins_again_while_the_room_is_lost_begins_anew_as_all_others_do(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await chat.start_node()
+    await chat.done("room.open", "room:lobby", {})
+    client = await chat.client(node, "u1", "lobby")
+    await client.say("lobby", "1")
+    said = await client.push("message")
+    lobby, asked = node.node.rooms.get("lobby"), asyncio.Event()
+    assert lobby is not None
+
+    async def fail_at_last(*_: object) -> None:
+        asked.set()
+        await until(lambda: lobby.follower.position is None)
+        raise Unreachable("away")
+
+    monkeypatch.setattr(node.node.rooms._state, "join", fail_at_last)
+    await client.send(type="join", id=99, room="lobby")
+    await asked.wait()
+    await chat.bridge.redis.call("DEL", chat.bridge.keys.log(ROOM.shard, ROOM.name))
+    await send(chat.bridge, said["epoch"], said["offset"] + 2)
+    assert await client.close_code() == 4004
