@@ -39,6 +39,7 @@ async def bench(session: Session) -> AsyncIterator[Row]:
     async with (
         redis_server() as server,
         back_office(server.url) as office,
+        back_office(server.url, "bench.http_unwritten") as unwritten,
         child("bench.http_least", server.url, TOKEN) as least,
         child("bench.http", "theirs", server.url) as app,
     ):
@@ -46,6 +47,7 @@ async def bench(session: Session) -> AsyncIterator[Row]:
         least_url, least_pid = await least.hear()
         sides = {
             "POST /commands": (f"{office.told['url']}/api/v1/commands", office.pid, BAR),
+            "the same with nothing written": (f"{unwritten.told['url']}/api/v1/commands", unwritten.pid, None),
             "the least that could be called audited": (least_url, least_pid, None),
         }
         for callers in CALLERS:
@@ -64,16 +66,18 @@ async def bench(session: Session) -> AsyncIterator[Row]:
 
 
 @asynccontextmanager
-async def back_office(redis_url: str) -> AsyncIterator[Child]:
+async def back_office(redis_url: str, module: str = "backoffice") -> AsyncIterator[Child]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         settings = {
             "BRIDGE_REDIS_URL": redis_url,
             "BRIDGE_BACKLOG_LIMIT": "1000000",
+            "BACKOFFICE_PORT": "0",
             "BACKOFFICE_DATABASE_URL": f"sqlite+aiosqlite:///{directory}/backoffice.sqlite3",
             "BACKOFFICE_API_TOKENS": f"bench:admin:{TOKEN}",
             "BACKOFFICE_ADMIN_PASSWORD": PASSWORD,
         }
-        office = Child("backoffice", "backoffice", Path(directory), {**os.environ, **settings})
+        paths = os.pathsep.join((str(Path.cwd()), os.environ.get("PYTHONPATH", "")))  # it has another working directory
+        office = Child("backoffice", module, Path(directory), {**os.environ, "PYTHONPATH": paths, **settings})
         await office.start()
         try:
             yield office
