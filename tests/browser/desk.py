@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from tests.backoffice.service import PASSWORD
@@ -14,6 +15,7 @@ WATCH = """
 addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))
 window.hacked = (...told) => console.error('HACKED', location.href, ...told)
 """
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 OPTIONS: dict[str, Any] = {"locale": "en-GB", "reduced_motion": "reduce"}
 
 
@@ -54,6 +56,22 @@ class Desk:
     @property
     def outcome(self) -> Locator:
         return self.page.locator(".outcome").last
+
+
+async def axe(desk: Desk) -> list[str]:
+    """What people with a screen reader, little sight or no mouse would stumble over; colours in light and dark."""
+    await desk.page.evaluate(AXE_FILE_PATH.read_text())
+    found: list[dict[str, Any]] = []
+    for scheme, only in (("light", TAGS), ("dark", {"type": "rule", "values": ["color-contrast"]})):
+        await desk.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        found += await desk.page.evaluate(
+            "async (only) => (await axe.run(document, { runOnly: only, resultTypes: ['violations'] })).violations", only
+        )
+    return [
+        f"{desk.page.url} {each['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for each in found
+        for node in each["nodes"]
+    ]
 
 
 Sit = Callable[..., Awaitable[Desk]]

@@ -6,44 +6,25 @@ import contextlib
 import os
 import re
 import signal
-from typing import Any
 
 import pytest
-from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import TimeoutError, expect
 from redis.asyncio import Redis
 
 from bridge.child import Child
 from tests.backoffice.service import PASSWORD, Api
-from tests.browser.desk import Desk, Sit
+from tests.browser.desk import Sit, axe
 from tests.browser.payloads import PAYLOADS
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.servers import Server
 from tests.waiting import until
 
 expect.set_options(timeout=15_000)  # the machine may be busy with other tests
-TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 PATHS = [
     "/", "/commands", "/commands/{command}", "/commands/new?type=member.mute", "/rooms", "/rooms/lobby", "/users",
     "/users/bo", "/sanctions", "/announce", "/dead", "/dead/{dead}", "/nodes", "/shards", "/shards/1", "/audit",
     "/access", "/system", "/password", "/commands?q=typ:x", "/rooms/nowhere",
 ]  # fmt: skip
-
-
-async def axe(desk: Desk) -> list[str]:
-    """What people with a screen reader, little sight or no mouse would stumble over; colours in light and dark."""
-    await desk.page.evaluate(AXE_FILE_PATH.read_text())
-    found: list[dict[str, Any]] = []
-    for scheme, only in (("light", TAGS), ("dark", {"type": "rule", "values": ["color-contrast"]})):
-        await desk.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        found += await desk.page.evaluate(
-            "async (only) => (await axe.run(document, { runOnly: only, resultTypes: ['violations'] })).violations", only
-        )
-    return [
-        f"{desk.page.url} {each['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
-        for each in found
-        for node in each["nodes"]
-    ]
 
 
 async def test_who_is_not_logged_in_logs_in_and_comes_where_they_wanted(node: RunningNode, sit: Sit) -> None:

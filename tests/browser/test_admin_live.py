@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.backoffice.service import PASSWORD, Api
-from tests.browser.desk import Desk, Sit
+from tests.browser.desk import Desk, Sit, axe
 from tests.chatserver.client import signed_in
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.servers import Server
@@ -96,6 +96,7 @@ async def test_what_was_written_outlives_the_session(node: RunningNode, sit: Sit
     await desk.page.evaluate("fetch('/api/v1/session', { method: 'DELETE' })")
     told = desk.page.locator("form[data-form] .ended")
     await expect(told).to_contain_text("Your session has ended; nothing that you wrote is lost.")
+    assert await axe(desk) == []
     await announce.click()
     await desk.dialog.get_by_role("button", name="Announce").click()
     await expect(desk.dialog).to_be_hidden()
@@ -110,6 +111,7 @@ async def test_what_was_written_outlives_the_session(node: RunningNode, sit: Sit
     await expect(text).to_have_value("a long text")
     await announce.click()
     await expect(desk.dialog).to_contain_text("Show this to everybody: 0 clients?")
+    assert await axe(desk) == []
     await desk.dialog.get_by_role("button", name="Announce").click()
     await expect(desk.outcome).to_contain_text("Announce: done")
     await expect(told).to_have_count(0)
@@ -154,6 +156,7 @@ async def test_single_keys_are_turned_off_by_who_presses_them_without_meaning_to
     for choice, seen in (("off", False), ("on", True)):
         await desk.page.locator("details.me summary").click()
         async with desk.page.expect_navigation():
+            assert await axe(desk) == []
             await desk.page.get_by_label("Keys without Ctrl or Alt").select_option(choice)
         await desk.live()
         await desk.page.keyboard.press("?")
