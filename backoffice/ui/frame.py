@@ -29,6 +29,7 @@ THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "theme"
 KEYS = ("on", "off")
 KEYS_COOKIE = "keys"
+FOLDERS = (".", "..")  # ids that browsers would take for such at the end of an address
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -155,6 +156,11 @@ def query_of(model: type[Query], given: dict[str, Any]) -> Any:
         return model.model_validate({name: value for name, value in given.items() if value not in ("", None)})
     except ValidationError as error:
         raise invalid(Fault(f"?{path[1:]}", code, message) for path, code, message in faults_of(error)) from None
+
+
+def page_of(id: str, place: str) -> str:
+    """The address of a room's or user's page."""
+    return f"/{place}?{urlencode({'id': id})}" if id in FOLDERS else f"/{place}/{quote(id, safe='@+')}"
 
 
 def local(address: str | None) -> str:

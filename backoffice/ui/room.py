@@ -19,7 +19,10 @@ _BY_STATE = {"open": ("freeze", "close"), "frozen": ("unfreeze", "close"), "clos
 
 
 async def show(page: Page) -> web.StreamResponse:
-    id = page.part("id")
+    return await show_one(page, page.part("id"))
+
+
+async def show_one(page: Page, id: str) -> web.StreamResponse:
     query = query_of(Paged, {"limit": SHOWN, "cursor": page.given("cursor")})
     room, history = await asyncio.gather(page.ask(rooms.show, id=id), page.ask(rooms.history, query, id=id))
     members = {member.user: member for member in await read_members(page.bridge, id)}

@@ -36,6 +36,7 @@ from backoffice.ui import (
     user,
     users,
 )
+from backoffice.ui.frame import page_of
 from backoffice.ui.words import AGO, AHEAD, N_, Words
 
 PAGES = (assets, login, single_sign_on, overview, commands, issue, command, rooms, room, users, user, sanctions,
@@ -95,7 +96,7 @@ def add_to(app: web.Application, settings: BackofficeSettings) -> None:
         lstrip_blocks=True,
     )
     environment = aiohttp_jinja2.get_env(app)
-    environment.filters.update(exact=exact, when=when)
+    environment.filters.update(exact=exact, when=when, page_of=page_of)
     environment.globals.update(
         asset=f"{assets.BASE}/",
         navigation=NAVIGATION,

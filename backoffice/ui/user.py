@@ -15,7 +15,10 @@ _VERBS = ("warn", "mute", "kick", "ban")
 
 
 async def show(page: Page) -> web.StreamResponse:
-    id = page.part("id")
+    return await show_one(page, page.part("id"))
+
+
+async def show_one(page: Page, id: str) -> web.StreamResponse:
     query = query_of(search.CommandQuery, {"user": id, "limit": 30})
     user, history = await asyncio.gather(page.ask(users.show, id=id), page.ask(search.listing, query))
     return page.render(

@@ -134,6 +134,22 @@ async def test_a_viewer_sees_why_buttons_are_off_and_no_access_page(api: Api, no
     assert 'href="/access"' not in page
 
 
+async def test_rooms_and_users_that_are_called_like_folders_have_their_pages(
+    api: Api, node: Bridge, visitor: Visitor
+) -> None:
+    await api.issue("room.open", "room:.", {"title": "Dot"}, wait=10)
+    muted = await api.issue("member.mute", "room:.", {"user": ".."}, wait=10)
+    await visitor.log_in()
+    for path, link, shown in (("/rooms", "/rooms?id=.", "Dot"), ("/users", "/users?id=..", "user:..")):
+        assert f'href="{link}"' in (await visitor.get(path))[1]
+        assert f'href="{link}"' in (await visitor.get(f"/commands/{muted.json['id']}"))[1]
+        status, page = await visitor.get(link)
+        assert status == 200
+        assert shown in page
+    assert await visitor.get("/users?id=user:bo") == (303, "/users/bo")
+    assert await visitor.get("/rooms?id=lobby") == (303, "/rooms/lobby")
+
+
 async def test_what_people_wrote_is_never_markup(api: Api, node: Bridge, visitor: Visitor) -> None:
     await api.issue("room.open", "room:lobby", {"title": HOSTILE[5]}, reason=HOSTILE[0], wait=10)
     ids = [(await api.issue("notice.post", "room:lobby", {"text": text}, reason=text, wait=10)).json["id"]

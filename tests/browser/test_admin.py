@@ -22,8 +22,8 @@ from tests.waiting import until
 expect.set_options(timeout=15_000)  # the machine may be busy with other tests
 PATHS = [
     "/", "/commands", "/commands/{command}", "/commands/new?type=member.mute", "/rooms", "/rooms/lobby", "/users",
-    "/users/bo", "/sanctions", "/announce", "/dead", "/dead/{dead}", "/nodes", "/shards", "/shards/1", "/audit",
-    "/access", "/system", "/password", "/commands?q=typ:x", "/rooms/nowhere",
+    "/users/bo", "/users?id=..", "/sanctions", "/announce", "/dead", "/dead/{dead}", "/nodes", "/shards", "/shards/1",
+    "/audit", "/access", "/system", "/password", "/commands?q=typ:x", "/rooms/nowhere",
 ]  # fmt: skip
 
 
