@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from backoffice.sampler import Sample
+from backoffice.sampler import STALE_S, Sample
 
 CLEAR_AFTER_S = 5.0  # without its condition
 OLDEST_S = 30.0
@@ -69,8 +69,8 @@ def _told(text: str, **facts: object) -> Told:
 
 
 def _pending(samples: Sequence[Sample], limits: Limits) -> Told | None:
-    now, most = samples[-1], samples[-1].live * limits.in_flight
-    if now.pending <= most:
+    now = samples[-1]
+    if now.live is None or now.pending <= (most := now.live * limits.in_flight):
         return None
     return _told("{n} commands are being handled; the nodes there are do {most}", n=now.pending, most=most)
 
@@ -98,7 +98,7 @@ def _still(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     now = samples[-1]
     recent = [sample for sample in samples if sample.at > now.at - STILL_S]
     long_enough = now.at - samples[0].at >= STILL_S
-    if long_enough and all(sample.lag and not sample.rate for sample in recent):
+    if long_enough and all(sample.lag and sample.rate == 0 for sample in recent):
         return _told("{n} commands wait and none was handled for {seconds} s", n=now.lag, seconds=round(STILL_S))
     return None
 
@@ -109,6 +109,16 @@ def _unheld(samples: Sequence[Sample], limits: Limits) -> Told | None:
     if now.at - samples[0].at >= UNHELD_S and all(sample.unheld for sample in recent):
         return _told("{n} of {all} shards have no holder", n=now.unheld, all=limits.shards)
     return None
+
+
+def _away(samples: Sequence[Sample], limits: Limits) -> Told | None:
+    now = samples[-1]
+    recent = [sample for sample in samples if sample.at > now.at - STALE_S]
+    if now.at - samples[0].at < STALE_S or not all(sample.unknown or sample.live is None for sample in recent):
+        return None
+    if now.unknown:
+        return _told("Redis does not answer for {n} of {all} shards", n=now.unknown, all=limits.shards)
+    return _told("Redis does not answer where the nodes are listed")
 
 
 def _dead(samples: Sequence[Sample], _limits: Limits) -> Told | None:
@@ -133,10 +143,14 @@ def _gone(samples: Sequence[Sample], _limits: Limits) -> Told | None:
 
 
 def _nobody(samples: Sequence[Sample], _limits: Limits) -> Told | None:
-    return None if samples[-1].live else _told("no node is there")
+    return _told("no node is there") if samples[-1].live == 0 else None
 
 
+NO_REDIS = Rule("no_redis", "critical",
+                "See whether its servers run and can be reached; what they hold waits meanwhile.", _away)  # fmt: skip
+SILENT = _told("Redis does not answer")
 RULES = (
+    NO_REDIS,
     Rule("no_nodes", "critical", "Start a chat node; what is accepted meanwhile waits.", _nobody),
     Rule("no_holder", "critical", "Look whether all nodes drain, or whether Redis refuses writes.", _unheld),
     Rule("nothing_handled", "critical", "Look at the nodes' logs and at what is pending: a handler may hang.", _still),
@@ -144,7 +158,12 @@ RULES = (
     Rule("lag_growing", "warning", "More comes in than is handled: add nodes, or find who sends so much.", _growing),
     Rule("pending", "warning", "Nodes went away with work in their hands, or a handler is slow.", _pending),
     Rule("dead_letters", "warning", "See why they died; mend and requeue, or discard them.", _dead),
-    Rule("dead_letters_full", "critical", "Requeue or discard some; without room the oldest are dropped.", _dead_full),
+    Rule(
+        "dead_letters_full",
+        "critical",
+        "Discard some, first those sent again; without room the oldest are dropped.",
+        _dead_full,
+    ),
     Rule("node_gone", "warning", "Its shards have moved. See why it ended; start it, or it is forgotten.", _gone),
 )
 
@@ -168,16 +187,24 @@ class Alarms:
         raised: list[Alarm] = []
         for rule in self._rules:
             told = rule.broken(samples, self._limits)
-            if told is None:
-                continue
-            self._seen[rule.code] = at
-            before = self._raised.get(rule.code)
-            since = at if before is None else before.since
-            alarm = Alarm(rule.code, rule.severity, since, told, rule.remedy)
-            self._raised[rule.code] = alarm
-            if before is None:
-                raised.append(alarm)
+            if told is not None:
+                raised += self._raise(rule, told, at, at)
         return raised, self._clear(at, self._seen)
+
+    def silent(self, since: float, at: float) -> list[Alarm]:
+        """Redis has answered nothing since: what was wrong stays as it was. Which alarms are new."""
+        return self._raise(NO_REDIS, SILENT, since, at) if at - since > STALE_S else []
+
+    def is_raised(self, code: str) -> bool:
+        return code in self._raised
+
+    def _raise(self, rule: Rule, told: Told, since: float, at: float) -> list[Alarm]:
+        """What is new of it."""
+        self._seen[rule.code] = at
+        before = self._raised.get(rule.code)
+        alarm = Alarm(rule.code, rule.severity, since if before is None else before.since, told, rule.remedy)
+        self._raised[rule.code] = alarm
+        return [alarm] if before is None else []
 
     def _clear(self, at: float, seen: Mapping[str, float]) -> list[Alarm]:
         gone = [code for code in self._raised if at - seen[code] >= CLEAR_AFTER_S]

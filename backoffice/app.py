@@ -166,15 +166,18 @@ async def _connected(
     """The bridge, and the history that it feeds."""
     stops = [events.listen(app[METRICS].listen, inline=True), events.listen(_log)]
     async with Bridge.connect(settings, registry=registry, telemetry=events, timeout=DEADLINE_S) as bridge:
-        watch = Watch(bridge, Views(command_views.plain, nodes.view, alarms.view, nodes.gone, alarms.cleared))
+        views = Views(command_views.plain, nodes.view, shards.views, alarms.view, nodes.gone, alarms.cleared)
+        watch = Watch(bridge, views)
         history = History(app[RECORDS], bridge, ended=watch.ended)
         app[BRIDGE], app[HISTORY], app[WATCH] = bridge, history, watch
         app[METRICS].watch(bridge, lambda: history.progress.share)
+        app[METRICS].figures(lambda: watch.sampler.fresh, watch.alarms.is_raised)
         stops.append(events.listen(partial(_reread, history), inline=True))
         feeding = every(HISTORY_S, history.step, name="history", telemetry=events)
         watching = every(WATCH_S, watch.step, name="watch", telemetry=events)
         async with _running(feeding, watching):
             yield
+        await history.close()
     for stop in stops:
         stop()
 

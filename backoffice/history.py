@@ -12,33 +12,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, Select, case, func, select, true, tuple_
+from sqlalchemy import ColumnElement, Select, case, func, select, true, tuple_
 
 from backoffice import narrow
-from backoffice.bulk import Insert
 from backoffice.catching_up import CatchingUp
 from backoffice.history_rows import (
     ACCEPTED,
     ENDED,
     OPEN,
-    POSITIONS,
+    back,
     clean,
     folded,
-    in_order,
-    is_of_values,
-    links,
+    order,
     outcome_of,
-    rows,
-    write_links,
 )
+from backoffice.history_writing import Writer
+from backoffice.missing import Missing
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import commands, positions
 from backoffice.times import now_ms
 from bridge.client import Bridge
+from bridge.envelope import shard_of_id
+from bridge.errors import BridgeError, Unreachable
+from bridge.inspector import Settled
 from bridge.record import Outcome
 
 log = structlog.get_logger(__name__)
@@ -46,10 +45,10 @@ log = structlog.get_logger(__name__)
 STEP_S = 0.5  # between two looks at the records
 READ_AT_ONCE = 500  # ended commands of one shard
 MAX_WAITING = 10_000  # rows of accepted commands; beyond it their record brings them
-OVERLAP_MS = 60_000  # read again after a server was lost: its successor may have had the end of the record anew
 STALE_MS = 30_000  # an open row older than that is asked for by its id
 FIRST_LOOK = 50  # ended commands of each shard in a look at all of them; those that have more are read by themselves
 SHARDS_AT_ONCE = 8
+CLOSE_S = 2.0  # for what is left to write when this service ends
 _ASKED_AT_ONCE = 100
 _ASKED_MOST = 2000  # open rows of one round
 _SCAN_ROWS = 5_000  # of one look for words
@@ -100,10 +99,12 @@ class History:
         self, records: Records, bridge: Bridge, *, ended: Callable[[list[Outcome]], None] = lambda outcomes: None
     ) -> None:
         self._records, self._bridge, self._ended = records, bridge, ended
+        self._writer, self.missing = Writer(records), Missing()
         self._places: dict[int, str] | None = None  # shard → where its record is read on; None: to be read
         self._reached: dict[int, str] = {}  # shard → last entry ever read, beyond that place while it is read again
         self._again: dict[int, str] = {}  # shard → an earlier place, where the next step begins
         self._waiting: deque[Outcome] = deque(maxlen=MAX_WAITING)
+        self._repeated: deque[str] = deque(maxlen=MAX_WAITING)
         self._catching_up = CatchingUp(range(bridge.shards))
         self._lost = self._read = 0
         self._asked: tuple[int, str] | None = None  # the open row that was asked for last; None: begin with the oldest
@@ -113,13 +114,17 @@ class History:
         """A command that was accepted here just now; it is a row soon."""
         self._waiting.append(outcome)
 
+    def repeated(self, id: str) -> None:
+        """The same of one that repeats a dead one; what it is the servers tell."""
+        self._repeated.append(id)
+
     def reread(self) -> None:
         """Read the end of each record again: the server is another one, or was away.
 
         A step that is under way goes on from where it is; the next one goes back to where it was now.
         """
         for shard, place in (self._places or {}).items():
-            self._again[shard] = min(_back(place), self._again.get(shard, place), key=_order)
+            self._again[shard] = min(back(place), self._again.get(shard, place), key=order)
 
     @property
     def progress(self) -> Progress:
@@ -133,24 +138,43 @@ class History:
         if self._places is None:
             self._reached = await self._read_positions()
             # A server may have been lost while nobody was here to see it.
-            self._places = {shard: last if last == "0" else _back(last) for shard, last in self._reached.items()}
+            self._places = {shard: last if last == "0" else back(last) for shard, last in self._reached.items()}
         again, self._again = self._again, {}
         self._places.update(again)
         behind = await self._read_records(self._places, list(self._places), FIRST_LOOK)
         while behind:
             group, behind = behind[:SHARDS_AT_ONCE], behind[SHARDS_AT_ONCE:]
             behind += await self._read_records(self._places, group, READ_AT_ONCE)
+            await self._write_accepted()
         if time.monotonic() - self._asked_at > STALE_MS / 1000:
             self._asked_at = time.monotonic()
             await self._ask_for_open()
 
+    async def close(self) -> None:
+        """Write what was accepted here and is no row yet, as far as there is time. ``step`` must have ended."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._write_accepted()
+        except (BridgeError, RecordsUnavailable, TimeoutError) as error:
+            log.error("accepted commands are in no list until they end", commands=len(self._waiting), cause=str(error))
+
     async def _write_accepted(self) -> None:
+        await self._ask_for_repeated()
         waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
         try:
-            await self._write(ACCEPTED, list(waiting))
-        except Exception:
+            await self._writer.write(ACCEPTED, list(waiting))
+        except BaseException:  # this service ends, perhaps
             self._waiting = deque([*waiting, *self._waiting], MAX_WAITING)
             raise
+
+    async def _ask_for_repeated(self) -> None:
+        ids = [self._repeated.popleft() for _ in range(min(len(self._repeated), _ASKED_AT_ONCE))]
+        try:
+            self._waiting += [outcome for outcome in await self._now(ids) if outcome is not None]
+        except BaseException as error:
+            self._repeated.extendleft(reversed(ids))
+            if not isinstance(error, Unreachable):
+                raise
 
     async def _read_positions(self) -> dict[int, str]:
         async with self._records.reading() as connection:
@@ -159,29 +183,40 @@ class History:
 
     async def _read_records(self, places: dict[int, str], shards: Sequence[int], limit: int) -> list[int]:
         """One page of each of these shards, and ``places`` behind it; those that may have more."""
-        pages = await asyncio.gather(*(self._bridge.outcomes.settled(s, places[s], limit) for s in shards))
+        pages = await self._pages(places, shards, limit)
         last_read: dict[int, str] = {}
         ended: dict[str, Outcome] = {}
         new: list[Outcome] = []
-        for shard, page in zip(shards, pages, strict=True):
+        for shard, page in pages.items():
             if not page.ended:
                 continue
-            reached = _order(self._reached[shard])
-            if self._reached[shard] != "0" and page.first is not None and _order(page.first) > reached:
+            reached = order(self._reached[shard])
+            if self._reached[shard] != "0" and page.first is not None and order(page.first) > reached:
                 self._lost += 1
                 log.warning("part of the record was capped before it was read", shard=shard, since=self._reached[shard])
             last_read[shard] = page.ended[-1][0]
             ended.update((outcome.id, outcome) for _, outcome in page.ended)
-            new += [outcome for entry, outcome in page.ended if _order(entry) > reached]
+            new += [outcome for entry, outcome in page.ended if order(entry) > reached]
         if last_read:
-            await self._write_ended(list(ended.values()), last_read)
+            await self._writer.write_ended(list(ended.values()), last_read)
             places.update(last_read)
-            self._reached.update((s, max(last, self._reached[s], key=_order)) for s, last in last_read.items())
+            self._reached.update((s, max(last, self._reached[s], key=order)) for s, last in last_read.items())
             self._read += len(ended)
             self._ended(new)
-        full = {shard: page.ended for shard, page in zip(shards, pages, strict=True) if len(page.ended) == limit}
-        await self._note(full, [s for s, page in zip(shards, pages, strict=True) if not page.withheld])
+        full = {shard: page.ended for shard, page in pages.items() if len(page.ended) == limit}
+        await self._note(full, [shard for shard, page in pages.items() if not page.withheld])
         return list(full)
+
+    async def _pages(self, places: Mapping[int, str], shards: Sequence[int], limit: int) -> dict[int, Settled]:
+        """Of those whose primary answers: one that is away holds up no others. Raises Unreachable where none does."""
+        there = [shard for shard in shards if not self._bridge.inspector.away(shard)]
+        settled = self._bridge.outcomes.settled
+        found = await asyncio.gather(*(settled(s, places[s], limit) for s in there), return_exceptions=True)
+        pages = {shard: page for shard, page in zip(there, found, strict=True) if isinstance(page, Settled)}
+        for error in found:
+            if isinstance(error, BaseException) and not (pages and isinstance(error, Unreachable)):
+                raise error
+        return pages
 
     async def _note(self, full: Mapping[int, Sequence[tuple[str, Outcome]]], looked_at: Iterable[int]) -> None:
         """How far that is: at the end of the records, but for the ``full`` pages."""
@@ -191,48 +226,8 @@ class History:
         for shard, ended in full.items():
             if self._catching_up.wants_end(shard):
                 last = await self._bridge.inspector.settled_last(shard)
-                self._catching_up.begins(shard, _order(ended[0][0])[0], _order(last)[0])
-            self._catching_up.reached(shard, _order(ended[-1][0])[0])
-
-    async def _write_ended(self, outcomes: Sequence[Outcome], last_read: dict[int, str]) -> None:
-        """The rows, and then or with them how far the records were read."""
-        written, places = rows(outcomes), in_order(last_read.items())
-
-        def write(connection: Connection) -> None:
-            ENDED.write(connection, written)
-            POSITIONS.write(connection, places)
-
-        if not links(outcomes):
-            try:
-                await self._records.transact(write)
-                return
-            except RecordsUnavailable as error:
-                if not is_of_values(error.__cause__):
-                    raise
-        await self._write(ENDED, outcomes)
-        await self._records.transact(partial(POSITIONS.write, rows=places))
-
-    async def _write(self, insert: Insert, outcomes: Sequence[Outcome]) -> None:
-        await self._write_rows(insert, rows(outcomes))
-        # By themselves: with rows in one transaction they would be out of order, and two back offices wait in a circle.
-        if repeated := links(outcomes):
-            await self._records.transact(partial(write_links, links=repeated))
-
-    async def _write_rows(self, insert: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
-        """All but those that the database will not take; which ones these are, halves tell."""
-        if not rows:
-            return
-        try:
-            await self._records.transact(partial(insert.write, rows=rows))
-        except RecordsUnavailable as error:
-            if not is_of_values(error.__cause__):
-                raise
-            if len(rows) == 1:
-                log.error("a command cannot be kept in the history", id=rows[0][0], cause=str(error))
-                return
-            middle = len(rows) // 2
-            await self._write_rows(insert, rows[:middle])
-            await self._write_rows(insert, rows[middle:])
+                self._catching_up.begins(shard, order(ended[0][0])[0], order(last)[0])
+            self._catching_up.reached(shard, order(ended[-1][0])[0])
 
     async def _ask_for_open(self) -> None:
         """Rows that should have ended by now: their outcomes tell what a capped record did not."""
@@ -246,9 +241,16 @@ class History:
             if self._asked is None:
                 break
 
+    async def _now(self, ids: Sequence[str]) -> list[Outcome | None]:
+        """As the servers know them now."""
+        return await asyncio.gather(*map(self._bridge.outcome, ids))
+
     async def _ask_for(self, ids: Sequence[str]) -> None:
-        outcomes = await asyncio.gather(*(self._bridge.outcome(id) for id in ids))
-        await self._write(ENDED, [outcome for outcome in outcomes if outcome is not None and outcome.ended])
+        asked = [id for id in ids if not self._bridge.inspector.away(shard_of_id(id))]
+        outcomes = await self._now(asked)
+        for id, outcome in zip(asked, outcomes, strict=True):
+            self.missing.note(id, known=outcome is not None)
+        await self._writer.write(ENDED, [outcome for outcome in outcomes if outcome is not None and outcome.ended])
 
     # searching
 
@@ -295,6 +297,8 @@ class History:
 
     async def _as_now(self, outcome: Outcome) -> Outcome:
         """An open row as the servers know it now; they may have forgotten it, or be away."""
+        if self._bridge.inspector.away(shard_of_id(outcome.id)):
+            return outcome
         try:
             return await self._bridge.outcome(outcome.id) or outcome
         except Exception as error:  # a list shows what is known
@@ -338,13 +342,3 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
 def _words(text: str) -> ColumnElement[bool]:
     # Folded once more for rows of an older version, which may write to the same database.
     return func.lower(commands.c.text).contains(clean(folded(text)), autoescape=True)
-
-
-def _back(entry: str) -> str:
-    """A place in the record a while before this one."""
-    return f"{max(0, _order(entry)[0] - OVERLAP_MS)}-0"
-
-
-def _order(entry: str) -> tuple[int, int]:
-    ms, _, seq = entry.partition("-")
-    return int(ms), int(seq or 0)

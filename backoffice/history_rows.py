@@ -16,6 +16,7 @@ from bridge.envelope import Step
 from bridge.record import Failure, Outcome
 
 OPEN = "open"  # state of a row whose end nobody has told
+OVERLAP_MS = 60_000  # read again after a server was lost: its successor may have had the end of the record anew
 _TEXT_CHARS = 4000  # of reason and payload that a search for words looks at
 _MOST = 2**63 - 1  # what a column of integers holds
 _COLUMNS = [column.name for column in commands.c if column.name != "requeued_as"]  # that one another command tells
@@ -86,3 +87,14 @@ def is_of_values(error: BaseException | None) -> bool:
         return False
     refused = isinstance(error, DataError | IntegrityError) or str(getattr(error.orig, "sqlstate", ""))[:2] == "22"
     return refused or isinstance(getattr(error.orig, "__cause__", None), ValueError)  # the driver's word for it
+
+
+def back(entry: str) -> str:
+    """A place in the record a while before this one."""
+    return f"{max(0, order(entry)[0] - OVERLAP_MS)}-0"
+
+
+def order(entry: str) -> tuple[int, int]:
+    """Of the entries of a record."""
+    ms, _, seq = entry.partition("-")
+    return int(ms), int(seq or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,10 +10,22 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from backoffice.alarms import RULES
+from backoffice.sampler import Sample
 from bridge.client import Bridge
 from bridge.findings import CODES
 from bridge.self_check import count
 from bridge.telemetry import Disconnected, JournalSetAside, NotReplayed, Replayed, Superseded
+
+# Figures of the newest sample, under the names that they have there.
+_FIGURES = {
+    "backoffice_lag": ("lag", "Commands accepted and read by no node, where Redis answers"),
+    "backoffice_pending": ("pending", "Commands read by a node and not ended, where Redis answers"),
+    "backoffice_oldest_seconds": ("oldest_s", "Age of the oldest command that has not ended; 0: there is none"),
+    "backoffice_dead_letters": ("dead", "Dead letters that were not sent again, where Redis answers"),
+    "backoffice_live_nodes": ("live", "Chat nodes that are there"),
+    "backoffice_unheld_shards": ("unheld", "Shards that no node is known to hold"),
+}
 
 
 class Metrics:
@@ -73,6 +86,24 @@ class Metrics:
         for severity, code in CODES:
             labelled = self._findings.labels(severity, code)
             labelled.set_function(partial(count, bridge.self_check, severity, code))
+
+    def figures(self, newest: Callable[[], Sample | None], is_raised: Callable[[str], bool]) -> None:
+        """Ask what is known of everything now, and for each alarm whether it is on, whenever somebody asks us."""
+        for name, (figure, text) in _FIGURES.items():
+            gauge = Gauge(name, text, registry=self.registry)
+            gauge.set_function(partial(_figure, newest, figure))
+        alarms = Gauge("backoffice_alarm", "1 while the alarm is on", ("code", "severity"), registry=self.registry)
+        for rule in RULES:
+            alarms.labels(rule.code, rule.severity).set_function(partial(is_raised, rule.code))
+
+
+def _figure(newest: Callable[[], Sample | None], name: str) -> float:
+    """Not a number where it is not known."""
+    sample = newest()
+    value = None if sample is None else getattr(sample, name)
+    if value is None and sample is not None and name == "oldest_s" and sample.unknown == 0:
+        return 0.0
+    return math.nan if value is None else float(value)
 
 
 METRICS = web.AppKey("metrics", Metrics)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from backoffice.alarms import Alarm, Alarms, Limits
 from backoffice.live import Live
 from backoffice.sampler import Sampler
 from bridge.client import Bridge
-from bridge.inspector import NodeInfo
+from bridge.errors import BridgeError
+from bridge.inspector import Look, NodeInfo
 from bridge.record import Outcome
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,7 @@ class Views:
 
     command: Callable[[Outcome], Any]
     node: Callable[[NodeInfo], Any]
+    shards: Callable[[Look, int], Sequence[Any]]  # of so many
     alarm: Callable[[Alarm], Any]
     gone: Callable[[Any], Any]  # a node, as it was told last
     cleared: Callable[[Any], Any]  # an alarm, likewise
@@ -34,24 +37,32 @@ class Watch:
 
     def __init__(self, bridge: Bridge, views: Views) -> None:
         settings = bridge.settings
-        self._views = views
+        self._views, self._shards = views, bridge.shards
         self.sampler, self.live = Sampler(bridge), Live()
         self.alarms = Alarms(Limits(settings.max_in_flight, settings.dead_length, bridge.shards))
 
     async def step(self) -> None:
-        """Look, judge, tell. Raises Unreachable."""
-        sample = await self.sampler.step()
+        """Look, judge, tell. Raises Unreachable where no primary answers, which is told as well."""
+        try:
+            sample = await self.sampler.step()
+        except BridgeError:
+            self._tell_alarms(self.alarms.silent(self.sampler.answered_at, time.time()), [])
+            raise
         raised, cleared = self.alarms.look(self.sampler.fine)
-        for alarm in raised:
-            _say("alarm", alarm)
-        for alarm in cleared:
-            _say("alarm cleared", alarm)
         self.live.tell("sample", sample)
         views = self._views
         tell = self.live.tell_things
         tell("nodes", {node.name: views.node(node) for node in self.sampler.nodes}, views.gone)
-        tell("shards", {str(shard.shard): shard for shard in self.sampler.shards}, asdict)
-        tell("alarms", {alarm.code: views.alarm(alarm) for alarm in self.alarms.now}, views.cleared)
+        tell("shards", {str(each.shard): each for each in views.shards(self.sampler.seen, self._shards)}, asdict)
+        self._tell_alarms(raised, cleared)
+
+    def _tell_alarms(self, raised: list[Alarm], cleared: list[Alarm]) -> None:
+        for alarm in raised:
+            _say("alarm", alarm)
+        for alarm in cleared:
+            _say("alarm cleared", alarm)
+        now = {alarm.code: self._views.alarm(alarm) for alarm in self.alarms.now}
+        self.live.tell_things("alarms", now, self._views.cleared)
 
     def ended(self, outcomes: list[Outcome]) -> None:
         """Commands that have ended."""

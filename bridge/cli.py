@@ -157,6 +157,8 @@ def nodes(as_json: Json = False) -> None:
 def shards(as_json: Json = False) -> None:
     """Who reads each shard, how much waits there and what is under way."""
     found = [asdict(shard) for shard in _look(lambda bridge: bridge.shard_infos())]
+    for each in found:
+        del each["letters"]  # dead are those that somebody has to look at
     print_list(found, ("shard", "holder", "epoch", "length", "lag", "pending", "oldest_age_s", "dead",
                         "handled_per_s"), as_json)  # fmt: skip
 

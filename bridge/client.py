@@ -21,13 +21,14 @@ from bridge.dead_letters import DeadLetters
 from bridge.embedded import EmbeddedServer
 from bridge.envelope import Position, Publication, decode_publication
 from bridge.errors import Invalid, NotFound, Unreachable
-from bridge.inspector import Inspector, NodeInfo, PendingEntry, ShardInfo, state_reader
+from bridge.inspector import Inspector, NodeInfo, PendingEntry, ShardInfo
 from bridge.keys import Keys
 from bridge.node import SCRIPTS as NODE_SCRIPTS
 from bridge.node import Node, Stats
 from bridge.outcomes import Outcomes
 from bridge.process import host_name
 from bridge.publisher import Publisher, Receipt
+from bridge.reads import state_reader
 from bridge.receipts import Receipts
 from bridge.record import Outcome
 from bridge.registry import Registry, default

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
-from bridge.channels import Channel, Channels
 from bridge.connection import Redis
 from bridge.envelope import (
     BadEntry,
     Envelope,
-    StateReader,
-    StateValue,
     Step,
     decode,
     decode_or_stand_in,
     read_netstrings,
 )
-from bridge.errors import NoGroup, StateUnavailable, Unreachable
+from bridge.errors import NoGroup, Unreachable
 from bridge.keys import GROUP, Keys
 from bridge.record import Outcome, outcome_from_json
-from bridge.scripts import script
-from bridge.shards import shard_of
 
 Backlogs = dict[int, tuple[int, int]]  # shard → length of its stream, how much of it is pending
+_Beats = tuple[float, Any, Any, Any]  # the server's clock; when nodes were heard of, what they told, who drains
+T = TypeVar("T")
+_Row = tuple[int, int, bytes | None, bytes | None, Any, int, int]  # what a primary tells of one of its shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class NodeInfo:
     sessions: int
     rooms: int
     types: list[str]
-    lag: int  # commands of its shards that nobody has read yet
+    lag: int  # commands of its shards that nobody has read yet, as far as their primaries answer
     rates: dict[int, float]  # commands handled per second, by shard
 
 
@@ -58,6 +57,15 @@ class ShardInfo:
     oldest_age_s: float | None
     dead: int
     handled_per_s: float
+    letters: int  # dead letters, with those that were sent again: what counts against the room for them
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Nodes and shards, as far as their primaries answer."""
+
+    nodes: list[NodeInfo] | None  # by name; None: the primary that knows them does not answer
+    shards: dict[int, ShardInfo]  # those whose primary answers, in order; nothing is handled where no node is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +109,51 @@ class Inspector:
 
     async def nodes(self, *, with_lag: bool = True) -> list[NodeInfo]:
         """Every node that was heard of within the last hour, by name."""
+        beats, backlogs = await asyncio.gather(self._beats(), self._backlogs() if with_lag else _nothing())
+        return self._nodes(beats, backlogs)
+
+    async def lacking(self, type: str) -> list[str]:
+        """Live nodes that do not know a command type."""
+        return [n.name for n in await self.nodes(with_lag=False) if n.state != "dead" and type not in n.types]
+
+    async def shards(self) -> list[ShardInfo]:
+        """All shards, in order; see ``look`` for those whose primary answers."""
+        beats, rows = await asyncio.gather(self._beats(), asyncio.gather(*map(self._row, range(self._shards))))
+        return list(_infos(dict(enumerate(rows)), beats[0], self._nodes(beats, {})).values())
+
+    async def look(self) -> Look:
+        """All nodes and shards whose primary answers. Raises Unreachable only where none does."""
+        now, beats, found = await asyncio.gather(
+            self.now(),
+            _nobody() if self._away(self._keys.live) else _if_answered(self._beats()),
+            asyncio.gather(*(_nobody() if self.away(s) else _if_answered(self._row(s)) for s in range(self._shards))),
+        )
+        rows = {shard: row for shard, row in enumerate(found) if row is not None}
+        if beats is None and not rows:
+            raise Unreachable("no primary answers")
+        nodes = None if beats is None else self._nodes(beats, {shard: row[:2] for shard, row in rows.items()})
+        return Look(nodes, _infos(rows, now, nodes or []))
+
+    def away(self, shard: int) -> bool:
+        """Whether its primary is not connected while others are: to ask for it would only take time."""
+        return self._away(self._keys.commands(shard))
+
+    def _away(self, key: str) -> bool:
+        there = any(link is not None for link in self._redis.primaries.values())
+        return there and self._redis.link_to(key) is None
+
+    async def _beats(self) -> _Beats:
         k, call = self._keys, self._redis.call
-        now, beats, infos, draining, shards = await asyncio.gather(
-            self.now(), call("ZRANGE", k.live, 0, -1, "WITHSCORES"), call("HGETALL", k.info), call("HKEYS", k.draining),
-            self._backlogs() if with_lag else _nothing(),
-        )  # fmt: skip
+        now, beats, infos, draining = await asyncio.gather(
+            self.now(), call("ZRANGE", k.live, 0, -1, "WITHSCORES"), call("HGETALL", k.info), call("HKEYS", k.draining)
+        )
+        return now, beats, infos, draining
+
+    def _nodes(self, heard: _Beats, backlogs: Backlogs) -> list[NodeInfo]:
+        now, beats, infos, draining = heard
         scores = dict(beats)
         return [
-            self._node(name, scores[name], record, now, name in draining, shards)
+            self._node(name, scores[name], record, now, name in draining, backlogs)
             for name, record in sorted(infos.items())
             if name in scores
         ]
@@ -136,45 +181,26 @@ class Inspector:
             {int(shard): rate for shard, rate in rates.items()},
         )  # fmt: skip
 
-    async def lacking(self, type: str) -> list[str]:
-        """Live nodes that do not know a command type."""
-        return [n.name for n in await self.nodes(with_lag=False) if n.state != "dead" and type not in n.types]
-
-    async def shards(self) -> list[ShardInfo]:
-        """All shards, in order."""
-        now, nodes, backlogs = await asyncio.gather(self.now(), self.nodes(with_lag=False), self._backlogs())
-        rates = {shard: rate for node in nodes for shard, rate in node.rates.items()}
-        rest = await asyncio.gather(*(self._shard_rest(shard) for shard in range(self._shards)))
-        infos = []
-        for shard, (token, epoch, oldest, dead) in enumerate(rest):
-            length, pending = backlogs[shard]
-            age = max(0.0, now - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else None
-            holder = None if token is None else token.decode().split("/", 1)[0]
-            lag, rate = max(0, length - pending), rates.get(shard, 0.0)
-            infos.append(ShardInfo(shard, holder, int(epoch or 0), length, lag, pending, age, dead, rate))
-        return infos
-
-    async def _shard_rest(self, shard: int) -> Any:
+    async def _row(self, shard: int) -> _Row:
         k, call = self._keys, self._redis.call
-        return await asyncio.gather(
-            call("GET", k.lease(shard)), call("GET", k.epoch(shard)),
-            call("XRANGE", k.commands(shard), "-", "+", "COUNT", 1), self._open_letters(shard),
+        (length, pending), token, epoch, oldest, letters, requeued = await asyncio.gather(
+            self._backlog(shard), call("GET", k.lease(shard)), call("GET", k.epoch(shard)),
+            call("XRANGE", k.commands(shard), "-", "+", "COUNT", 1), call("XLEN", k.dead(shard)),
+            call("HLEN", k.requeued(shard)),
         )  # fmt: skip
-
-    async def _open_letters(self, shard: int) -> int:
-        letters, requeued = await asyncio.gather(
-            self._redis.call("XLEN", self._keys.dead(shard)), self._redis.call("HLEN", self._keys.requeued(shard))
-        )
-        return max(0, int(letters) - int(requeued))
+        return length, pending, token, epoch, oldest, letters, requeued
 
     async def _backlogs(self) -> Backlogs:
-        """Per shard its length and how much of it is pending."""
-        streams = [self._keys.commands(shard) for shard in range(self._shards)]
-        lengths, pending = await asyncio.gather(
-            asyncio.gather(*(self._redis.call("XLEN", stream) for stream in streams)),
-            asyncio.gather(*(self._pending_count(stream) for stream in streams)),
-        )
-        return dict(enumerate(zip(lengths, pending, strict=True)))
+        """Of the shards whose primary answers."""
+        shards = [shard for shard in range(self._shards) if not self.away(shard)]
+        found = await asyncio.gather(*(_if_answered(self._backlog(shard)) for shard in shards))
+        return {shard: backlog for shard, backlog in zip(shards, found, strict=True) if backlog is not None}
+
+    async def _backlog(self, shard: int) -> tuple[int, int]:
+        """How long its stream is, and how much of that is pending."""
+        stream = self._keys.commands(shard)
+        length, pending = await asyncio.gather(self._redis.call("XLEN", stream), self._pending_count(stream))
+        return length, pending
 
     async def _pending_count(self, stream: str) -> int:
         try:
@@ -272,40 +298,6 @@ class Inspector:
         return _unfinished_outcome(envelope, state, node, attempts, tuple(steps))
 
 
-def state_reader(redis: Redis, keys: Keys, channels: Channels, shards: int) -> StateReader:
-    """The reads that handlers have."""
-
-    async def read(subject: str, name: str) -> StateValue:
-        key = keys.state(shard_of(subject, shards), subject, name)
-        try:
-            kind, value = await redis.run(script("read_state"), (key,), ())
-        except Unreachable as error:
-            raise StateUnavailable(str(error)) from error
-        match kind:
-            case b"none":
-                return None
-            case b"string":
-                return str(value.decode())
-            case b"hash":
-                return _texts(value)
-            case b"stream":
-                return [_texts(fields) for _, fields in reversed(value)]
-        return [member.decode() for member in value or ()]
-
-    async def publications(subject: str) -> Any:
-        try:
-            return await channels.log(Channel.of_subject(subject, shards))
-        except Unreachable as error:
-            raise StateUnavailable(str(error)) from error
-
-    return StateReader(read, publications)
-
-
-def _texts(flat: list[bytes]) -> dict[str, str]:
-    """Names and values in turn."""
-    return dict(zip((name.decode() for name in flat[::2]), (value.decode() for value in flat[1::2]), strict=True))
-
-
 def _readable(shard: int, entry_id: str, fields: list[bytes]) -> Envelope | None:
     try:
         return decode(shard, entry_id, fields)
@@ -324,6 +316,28 @@ def _unfinished_outcome(
         envelope.id, envelope.type, envelope.subject, payload, envelope.reason, envelope.by, envelope.issued_at,
         envelope.expires, envelope.idem, envelope.origin, state, node, attempts, timeline, deliver_at=envelope.due,
     )  # fmt: skip
+
+
+def _infos(rows: Mapping[int, _Row], now: float, nodes: Sequence[NodeInfo]) -> dict[int, ShardInfo]:
+    rates = {shard: rate for node in nodes for shard, rate in node.rates.items()}
+    infos = {}
+    for shard, (length, pending, token, epoch, oldest, letters, requeued) in rows.items():
+        age = max(0.0, now - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else None
+        holder = None if token is None else token.decode().split("/", 1)[0]
+        infos[shard] = ShardInfo(shard, holder, int(epoch or 0), length, max(0, length - pending), pending, age,
+                                 max(0, letters - requeued), rates.get(shard, 0.0), letters)  # fmt: skip
+    return infos
+
+
+async def _if_answered(asking: Awaitable[T]) -> T | None:
+    try:
+        return await asking
+    except Unreachable:
+        return None
+
+
+async def _nobody() -> None:
+    return None
 
 
 async def _nothing() -> Backlogs:

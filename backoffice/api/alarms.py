@@ -41,12 +41,12 @@ class Series:
     """One column a figure; the same place in each is the same moment."""
 
     at: list[float]  # seconds since the epoch
-    rate: list[float]
+    rate: list[float | None]  # null: the primary that knows the nodes did not answer
     lag: list[int]
     pending: list[int]
     oldest_s: list[float | None]
     dead: list[int]
-    clients: list[int]
+    clients: list[int | None]
     wait_p50_s: list[float | None]
     wait_p99_s: list[float | None]
 

@@ -235,15 +235,16 @@ async def _answers(bridge: Bridge, outcome: Outcome) -> Answers:
 
 
 async def _outcome(call: Call[NoQuery, None], id: str) -> Outcome:
-    """As the servers know it; else as the history does."""
+    """As the servers know it; else as the history does, unless it was lost before it ended."""
     if not COMMAND_ID.fullmatch(id):
         raise not_found(f"command {id[:80]!r}")
     try:
         outcome = await call.bridge.outcome(id)
     except Invalid:  # the shard that it names is none of ours
         outcome = None
-    outcome = outcome or await call.request.app[HISTORY].get(id)
-    if outcome is None:
+    history = call.request.app[HISTORY]
+    outcome = outcome or await history.get(id)
+    if outcome is None or (not outcome.ended and id in history.missing):
         raise not_found(f"command {id}")
     return outcome
 

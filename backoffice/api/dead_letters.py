@@ -15,7 +15,7 @@ from backoffice.intake import Body, CommandId, DryRun, NoQuery, Reason
 from backoffice.operators import Role
 from backoffice.paging import Paged, page
 from backoffice.problems import not_found
-from backoffice.routes import Call, Deed, ListOf, Route, reply
+from backoffice.routes import HISTORY, Call, Deed, ListOf, Route, reply
 from backoffice.times import time_of
 from bridge.dead_letters import BulkResult, Note
 from bridge.errors import Invalid
@@ -37,6 +37,7 @@ class Filter(Body):
     type: Annotated[str, Field(max_length=64)] | None = None
     subject: Annotated[str, Field(max_length=97)] | None = None
     code: CauseCode | None = None
+    requeued: bool = Field(False, description="those that were sent again, which take room until they are discarded")
 
 
 def _this(name: str, schema: dict[str, Any], *others: str) -> dict[str, Any]:
@@ -202,6 +203,8 @@ def _note(call: Call[DryRun, Any], deeds: Sequence[Deed]) -> Note:
         if (deed := by_id.get(id)) is not None:
             done = "done" if new_id is None else f"done as {new_id}"
             deed.result = done if code is None else f"skipped {code}"
+            if code is None and new_id is not None:
+                call.request.app[HISTORY].repeated(new_id)
             call.conclude(deed)
 
     return note

@@ -9,14 +9,14 @@ from backoffice.api import commands
 from backoffice.ui.acts import VERBS, Act, call, command, issuing_role
 from backoffice.ui.frame import Page, add_page
 
-_OPEN = ("accepted", "scheduled")
+OPEN = ("accepted", "scheduled")
 
 
 async def show(page: Page) -> web.StreamResponse:
     told = await page.ask(commands.show, id=page.part("id"))
     acts: list[Act] = []
     words, type, subject = page.words, told["type"], told["subject"]
-    if told["state"] in _OPEN:
+    if told["state"] in OPEN:
         acts.append(call(page, words("Cancel the command"), words("Cancel it? No node has begun it."), "DELETE",
                          f"/commands/{told['id']}", least=issuing_role(page, type), danger=True))  # fmt: skip
     verb = VERBS.get(type)

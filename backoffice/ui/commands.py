@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from aiohttp import web
 
 from backoffice.api import search
 from backoffice.problems import Fault, Problem, invalid
+from backoffice.routes import HISTORY
+from backoffice.ui.command import OPEN
 from backoffice.ui.frame import Page, add_page, query_of
 from bridge.envelope import COMMAND_ID
 
@@ -39,7 +42,7 @@ def _id(given: str) -> str:
 
 async def show(page: Page) -> web.StreamResponse:
     text, problem = page.given("q"), None
-    answer: dict[str, object] = {
+    answer: dict[str, Any] = {
         "items": [], "next_cursor": None, "complete": True, "searched_until": None, "rebuilt": 1,
     }  # fmt: skip
     try:
@@ -48,6 +51,10 @@ async def show(page: Page) -> web.StreamResponse:
             raise web.HTTPSeeOther(f"/commands/{_id(wanted['id'])}")
         query = query_of(search.CommandQuery, {**wanted, "limit": PAGE, "cursor": page.given("cursor")})
         answer = await page.ask(search.listing, query)
+        missing = page.request.app[HISTORY].missing
+        for item in answer["items"]:
+            if item["state"] in OPEN and item["id"] in missing:
+                item["state"] = "unknown"
     except Problem as met:
         if met.status != 422:
             raise

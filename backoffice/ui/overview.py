@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from backoffice.api import nodes
+from backoffice.api import nodes, shards
 from backoffice.routes import WATCH
 from backoffice.times import time_of
 from backoffice.ui.frame import Page, add_page
@@ -14,6 +14,7 @@ from backoffice.ui.words import N_
 
 # Where one acts upon an alarm, by its code.
 PLACES = {
+    "no_redis": ("/system", N_("System")),
     "no_nodes": ("/nodes", N_("Nodes")),
     "no_holder": ("/nodes", N_("Nodes")),
     "nothing_handled": ("/shards", N_("Shards")),
@@ -42,9 +43,11 @@ async def show(page: Page) -> web.StreamResponse:
     return page.render(
         "overview.html",
         sample=latest[-1] if latest else None,
+        fresh=sampler.fresh is not None,
+        answered_at=time_of(int(sampler.answered_at * 1000)),
         waits=next((sample for sample in reversed(latest) if sample.wait_p50_s is not None), Silent()),
         nodes=sorted(map(nodes.view, sampler.nodes), key=lambda node: node.name),
-        shards=sorted(sampler.shards, key=lambda shard: shard.shard),
+        shards=shards.views(sampler.seen, page.bridge.shards) if latest else [],
         raised=[(alarm, time_of(int(alarm.since * 1000))) for alarm in watch.alarms.now],
         places=PLACES,
         topics="sample,nodes,shards,alarms",

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from backoffice import history
+from backoffice import history, history_rows
 from backoffice import records as database
 from backoffice.history import History, Wanted
 from backoffice.records import Records, RecordsUnavailable
@@ -158,7 +158,7 @@ async def test_a_new_database_reads_what_the_records_hold(
         again.reread()
         await again.step()
         assert (await again.count(), again.progress.read, again.progress.lost, seen) == (20, 40, 0, [])
-        monkeypatch.setattr(history, "OVERLAP_MS", -1)  # as if that minute had gone by
+        monkeypatch.setattr(history_rows, "OVERLAP_MS", -1)  # as if that minute had gone by
         later = History(records, bridge)
         await later.step()
         assert later.progress.read == 0

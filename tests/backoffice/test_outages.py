@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -157,3 +158,55 @@ async def test_pages_say_in_their_own_words_that_the_server_is_away(api: Api, ow
                 assert audit.status == 200
         finally:
             own_server.cont()
+
+
+async def test_while_the_server_is_away_nothing_says_that_all_is_well(
+    api: Api, own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.sampler.STALE_S", 2.0)
+    monkeypatch.setattr("backoffice.alarms.STALE_S", 2.0)
+    async with aiohttp.ClientSession(api.url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        form = {"name": "admin", "password": PASSWORD, "next": "/"}
+        async with browser.post("/login", data=form, headers={"Sec-Fetch-Site": "same-origin"}) as page:
+            assert page.status == 200
+
+        async def overview() -> str:
+            async with browser.get("/") as page:
+                return await page.text()
+
+        async def figures_are(there: bool) -> bool:
+            lag = b"\nbackoffice_lag " + (b"0.0" if there else b"NaN") + b"\n"
+            return lag in (await api.get("//metrics")).body
+
+        await until(lambda: figures_are(True), 30)
+        assert "no_redis" not in await alarms(api)
+        own_server.stop()
+        try:
+            alarm = (await until(lambda: alarms(api, "no_redis"), 30))["no_redis"]
+            assert (alarm["severity"], alarm["message"]) == ("critical", "Redis does not answer")
+            page_then = await overview()
+            assert "Redis does not answer" in page_then
+            assert 'class="tiles stale"' in page_then
+            assert "All is well" not in page_then
+            assert await figures_are(False)
+            assert alarm_metric(1) in (await api.get("//metrics")).body
+        finally:
+            own_server.cont()
+
+        async def cleared() -> bool:
+            return "no_redis" not in await alarms(api)
+
+        await until(cleared, 60)
+        assert alarm_metric(0) in (await api.get("//metrics")).body
+        await until(lambda: figures_are(True), 30)
+        assert 'class="tiles stale"' not in await overview()
+
+
+def alarm_metric(value: int) -> bytes:
+    return f'backoffice_alarm{{code="no_redis",severity="critical"}} {value}.0\n'.encode()
+
+
+async def alarms(api: Api, *wanted: str) -> dict[str, Any]:
+    """By code; empty while one of those is not there."""
+    found = {alarm["code"]: alarm for alarm in (await api.get("/alarms")).json["items"]}
+    return found if found.keys() >= set(wanted) else {}
