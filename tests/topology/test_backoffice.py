@@ -17,7 +17,7 @@ from tests.recorder import Recorder
 from tests.topologies import ManyServers
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(300)
 SHARDS = 12
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat().replace("+00:00", "Z")
 
