@@ -24,6 +24,7 @@ from tests.backoffice.conftest import serving
 from tests.backoffice.service import Api, backoffice, settings
 from tests.recorder import Recorder
 from tests.servers import Server
+from tests.waiting import until
 
 
 def moody() -> Registry:
@@ -221,3 +222,41 @@ async def test_entries_that_nobody_can_read_are_shown_as_they_came(
     told = Draft202012Validator({"$ref": "#/components/schemas/CommandView", "components": schemas})
     for letter in letters:
         told.validate((await api.get(f"/commands/{letter['id']}")).json)
+
+
+async def test_a_letter_that_was_sent_again_takes_room_until_it_is_discarded(
+    api: Api, bridge_settings: BridgeSettings
+) -> None:
+    one, two = await bury(api, "user:u7", "user:u7")
+    async with Bridge.connect(bridge_settings) as bridge:
+
+        async def figures() -> tuple[int, int]:
+            shard = (await bridge.inspector.look()).shards[bridge.shard_of("user:u7")]
+            return shard.dead, shard.letters
+
+        assert await figures() == (2, 2)
+        again = {"ids": [one], "reason": "mended", "payload": {"mood": "good"}}
+        assert len((await api.post("/dead/requeue", again)).json["done"]) == 1
+        assert await figures() == (1, 2)
+        gone = (await api.post("/dead/discard", {"filter": {"requeued": True}, "reason": "room"})).json
+        assert gone["done"] == [{"id": one, "new_id": None}]
+        assert await figures() == (1, 1)
+    assert await listed(api) == [two]
+
+
+async def test_what_repeats_a_letter_is_in_the_history_before_it_ends(server: Server, events: Recorder) -> None:
+    config = settings(server.url, max_attempts=1)
+    async with backoffice(config, registry=moody()) as api:
+        async with serving(config, events, registry=moody()):
+            [id] = await bury(api, "user:u7")
+        answer = (await api.post("/dead/requeue", {"ids": [id], "reason": "mended"})).json  # which no node handles
+        new_id = answer["done"][0]["new_id"]
+
+        async def found() -> Any:
+            items = (await api.get("/commands?subject=user:u7&state=accepted")).json["items"]
+            return [(item["id"], item["origin"], item["reason"]) for item in items]
+
+        await until(found, what="the new command is listed")
+        assert await found() == [(new_id, id, "mended")]
+        [dead] = (await api.get("/commands?subject=user:u7&state=dead")).json["items"]
+        assert dead["requeued_as"] == new_id

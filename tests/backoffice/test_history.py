@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, astuple, replace
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import orjson
 import pytest
 from sqlalchemy import text
@@ -24,7 +27,7 @@ from bridge.config import BridgeSettings
 from bridge.envelope import Step
 from bridge.record import Outcome
 from tests.backoffice.conftest import both_databases, serving
-from tests.backoffice.service import Api, backoffice, settings
+from tests.backoffice.service import PASSWORD, Api, backoffice, settings
 from tests.recorder import Recorder
 from tests.servers import Server
 from tests.waiting import until
@@ -339,3 +342,76 @@ async def test_a_dead_command_tells_which_one_repeats_it(
             assert (await fed.search(Wanted(), limit=5)).outcomes == [repeat, linked]
             assert await fed.get(dead.id) == linked
             fed.reread()
+
+
+async def test_what_was_accepted_right_before_the_end_is_a_row(
+    bridge_settings: BridgeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.app.HISTORY_S", 3600.0)  # no step comes in between
+    url = f"sqlite+aiosqlite:///{tmp_path}/ended.sqlite3"
+    async with backoffice(bridge_settings, database_url=url) as api:
+        await until(lambda: _rebuilt(api))  # the one step is over
+        accepted = await api.issue("room.open", "room:lobby", {})
+        await api.stop()
+    async with Records.open(url) as records, Bridge.connect(bridge_settings) as bridge:
+        kept = await History(records, bridge).get(accepted.json["id"])
+        assert kept is not None
+        assert (kept.state, kept.subject) == ("accepted", "room:lobby")
+
+
+async def _rebuilt(api: Api) -> bool:
+    return b"backoffice_history_rebuilt 1.0" in (await api.get("//metrics")).body
+
+
+async def test_a_step_that_is_cut_off_while_it_writes_forgets_nothing(
+    bridge_settings: BridgeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/cut.sqlite3"
+    async with Bridge.connect(bridge_settings) as bridge, Records.open(url) as records:
+        fed, writing = History(records, bridge), asyncio.Event()
+        fed.accepted(ended(1, state="accepted"))
+
+        async def hang(_write: Any) -> None:
+            writing.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "transact", hang)
+            step = asyncio.create_task(fed.step())
+            await writing.wait()
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+        await fed.close()
+        assert await fed.count() == 1
+
+
+async def test_a_command_that_the_servers_lost_is_unknown_and_not_accepted_for_ever(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "STALE_MS", 100)
+    monkeypatch.setattr("backoffice.missing.LOST_AFTER_S", 3600.0)
+    async with backoffice(settings(server.url)) as api:
+        kept, lost = [(await api.issue("room.open", "room:lobby", {})).json["id"] for _ in range(2)]
+        await find(api, 2, "state=accepted")
+        shard, _, entry = lost.partition("-")
+        async with Bridge.connect(settings(server.url)) as bridge:
+            await server.client().xdel(bridge.keys.commands(int(shard)), entry)
+
+        async def status(id: str) -> int:
+            return (await api.get(f"/commands/{id}")).status
+
+        assert await status(lost) == 200  # a journal may bring it back
+        monkeypatch.setattr("backoffice.missing.LOST_AFTER_S", 0.0)
+
+        async def unknown() -> bool:
+            return await status(lost) == 404
+
+        await until(unknown, 30)
+        assert await status(kept) == 200
+        assert (await api.delete(f"/commands/{lost}")).status == 404
+        async with aiohttp.ClientSession(api.url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+            form = {"name": "admin", "password": PASSWORD, "next": "/commands"}
+            async with browser.post("/login", data=form, headers={"Sec-Fetch-Site": "same-origin"}) as page:
+                listed = await page.text()
+        states = dict(re.findall(r'id="row-([\d-]+)">\s*<td><span class="badge \w+">(\w+)<', listed))
+        assert states == {kept: "accepted", lost: "unknown"}
