@@ -242,7 +242,7 @@ MUTANTS = (
     ),
     Mutant(
         "browser client fills holes", BROWSER,
-        "if (push.offset > room.offset + 1) return void this.#rejoin(push.room)", "", (IN_JS, "-k", "swallowed"),
+        "else if (push.offset > room.offset + 1) this.#rejoin(push.room)", "", (IN_JS, "-k", "swallowed"),
     ),
     Mutant(
         "browser client repeats with its nonce", BROWSER, "nonce = newNonce()) {", "nonce) {",
@@ -250,7 +250,7 @@ MUTANTS = (
     ),
     Mutant(
         "browser client keeps so many events", BROWSER,
-        "if (this.#queue.length >= QUEUE) return void (room.deaf = room.behind = true)", "",
+        "if (!this.#put(push, QUEUE)) return false", "this.#put(push, Infinity)",
         (IN_JS, "-k", "does_not_read and not chromium"),
     ),
     Mutant(

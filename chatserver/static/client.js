@@ -26,15 +26,15 @@ export class Closed extends Error {
 /** One user's connection. Events come by `for await (const event of client)`. */
 export class ChatClient {
   #urls; #token; #client; #random
-  #rooms = new Map() // id -> {epoch, offset; deaf: a join is due that will tell all; behind: once the queue is read}
-  #calls = new Map() // id -> {text, inner, type, room, resolve, reject, timer}; all but inner ones outlive a connection
+  #rooms = new Map() // id -> {epoch, offset; turn: joined on; deaf: a join is due that will tell all; behind: once the queue is read}
+  #calls = new Map() // id -> {text, inner, type, room, turn: sent on, resolve, reject, timer}; all but inner ones outlive a connection
   #queue = []
+  #dropped = 0 // events that found no space
   #readers = [] // next() that wait for an event
   #ids = 0
   #failures = 0
   #turn = 0 // of connections; what belongs to an earlier one is ignored
   #socket; #opening; #first; #deadline; #renewal; #again // promise, its functions, timers
-  #flowing = false // rooms are joined again, calls go out
   #live = 0 // when `ready` came, on this connection
   #silence = 0
   #skew = 0 // the server's clock minus ours
@@ -56,7 +56,7 @@ export class ChatClient {
 
   /** 'new', 'connecting', 'open', 'reconnecting' or 'closed'. */
   get state() {
-    return this.#over ? 'closed' : this.#flowing ? 'open' : this.#user ? 'reconnecting' : this.#opening ? 'connecting' : 'new'
+    return this.#over ? 'closed' : this.#live ? 'open' : this.#user ? 'reconnecting' : this.#opening ? 'connecting' : 'new'
   }
 
   /** Resolves with `ready` once connected; tries until then. Rejects with Closed. */
@@ -77,7 +77,7 @@ export class ChatClient {
 
   async leave(room) {
     this.#rooms.delete(room)
-    if (this.#flowing) await this.#ask({ type: 'leave', room })
+    if (this.#live) await this.#ask({ type: 'leave', room })
   }
 
   /** Said exactly once, however often the connection is lost meanwhile. */
@@ -124,22 +124,27 @@ export class ChatClient {
     const turn = ++this.#turn
     const lost = (code, reason) => turn === this.#turn && this.#lost(code, reason)
     this.#expect(OPEN_MS)
+    let token = this.#token
     try {
-      const token = typeof this.#token === 'function' ? await this.#token() : this.#token
-      if (turn !== this.#turn) return
-      const socket = (this.#socket = new WebSocket(this.#urls[0], 'bridge.v1'))
-      let opened = false
-      socket.onopen = () => {
-        opened = true
-        this.#send({ type: 'auth', id: 0, token, client: this.#client })
-      }
-      socket.onmessage = ({ data }) => turn === this.#turn && this.#hear(JSON.parse(data), token)
-      socket.onclose = ({ code, reason }) => lost(code, reason)
-      socket.onerror = () => opened || lost(1006, 'not reached') // not every runtime closes after it
+      if (typeof token === 'function') token = await token()
     } catch (error) {
-      if (error.name === 'SyntaxError') this.#end(error) // of the URL: it will not get better
-      else lost(1006, `${error}`)
+      return lost(1006, `${error}`)
     }
+    if (turn !== this.#turn) return
+    try {
+      this.#socket = new WebSocket(this.#urls[0], 'bridge.v1')
+    } catch (error) {
+      return this.#end(error) // of the URL: it will not get better
+    }
+    const socket = this.#socket
+    let opened = false
+    socket.onopen = () => {
+      opened = true
+      this.#send({ type: 'auth', id: 0, token, client: this.#client })
+    }
+    socket.onmessage = ({ data }) => turn === this.#turn && this.#hear(JSON.parse(data), token)
+    socket.onclose = ({ code, reason }) => lost(code, reason)
+    socket.onerror = () => opened || lost(1006, 'not reached') // not every runtime closes after it
   }
 
   #send(frame) {
@@ -155,33 +160,29 @@ export class ChatClient {
     if (this.#live) this.#expect(this.#silence)
     const { id, type } = frame
     if (id != null) return id ? this.#answer(id, frame) : this.#enter(frame, token)
-    if (type === 'hello') {
+    if (frame.offset != null) this.#follow(frame) // whatever a plugin calls it
+    else if (type === 'hello') {
       this.#silence = 2 * frame.heartbeat_ms
       this.#skew = frame.server_time - Date.now()
     } else if (type === 'ping') this.#send({ type: 'pong' })
     else if (type === 'reconnect') this.#after = frame.after_ms
-    else if (frame.offset != null) this.#follow(frame)
     else {
       if (type === 'sanction' && /^(kick|ban)$/.test(frame.kind)) this.#rooms.delete(frame.room)
-      this.#emit(frame)
+      this.#offer(frame)
     }
   }
 
-  async #enter(ready, token) {
+  #enter(ready, token) {
     if (ready.type === 'error') return this.#lost(1013, ready.message, ready.retry_after_ms)
-    const turn = this.#turn
     this.#live = Date.now()
     this.#user = ready.user.user
     this.#expect(this.#silence)
     this.#renew(token)
     delete ready.id
     this.#first.resolve(ready)
-    this.#emit({ ...ready, type: 'connected' })
-    await Promise.all([...this.#rooms.keys()].map((room) => this.#rejoin(room)))
-    if (turn !== this.#turn) return
-    this.#flowing = true
-    if (!this.#queue.length) this.#catchUp() // read meanwhile; next() left it to us
-    for (const call of this.#calls.values()) if (!call.inner) this.#socket.send(call.text)
+    this.#offer({ ...ready, type: 'connected' })
+    for (const room of this.#rooms.keys()) this.#rejoin(room)
+    this.#flush()
   }
 
   #renew(token) {
@@ -213,13 +214,12 @@ export class ChatClient {
     const after_ms = this.#after ?? least + this.#random() * Math.min(20000, 500 * 2 ** this.#failures)
     this.#after = undefined
     this.#urls.push(this.#urls.shift())
-    this.#emit({ type: 'reconnecting', code, reason, after_ms })
+    this.#offer({ type: 'reconnecting', code, reason, after_ms })
     this.#again = setTimeout(() => this.#open(), after_ms)
   }
 
   #hangUp() {
     this.#turn++
-    this.#flowing = false
     this.#live = 0
     for (const timer of [this.#deadline, this.#renewal, this.#again]) clearTimeout(timer)
     const socket = this.#socket
@@ -248,8 +248,19 @@ export class ChatClient {
       if (!inner && this.#calls.size >= CALLS) return refuse('rate_limited', `${CALLS} calls wait already`, true)
       const timer = setTimeout(() => this.#settle(id) && refuse('unavailable', 'no answer', true), ANSWER_MS)
       this.#calls.set(id, { text, inner, type: frame.type, room: frame.room, resolve, reject, timer })
-      if (inner || this.#flowing) this.#socket.send(text)
+      this.#flush()
     })
+  }
+
+  /** Sends what this connection has not been sent; what needs a room waits until that is joined again. */
+  #flush() {
+    if (!this.#live) return
+    for (const call of this.#calls.values()) {
+      const room = call.type !== 'join' && this.#rooms.get(call.room)
+      if (call.turn === this.#turn || (room && room.turn !== this.#turn)) continue
+      call.turn = this.#turn
+      this.#socket.send(call.text)
+    }
   }
 
   #settle(id) {
@@ -270,32 +281,38 @@ export class ChatClient {
   // Rooms: their offsets grow by one
 
   #level(joined, call) {
-    const { room, epoch, offset, recovered, messages } = joined
-    const before = this.#rooms.get(room)
+    const { room: id, epoch, offset, recovered, messages } = joined
+    const before = this.#rooms.get(id)
     if (!call) return
     if (call.inner && !before) {
       // Left meanwhile. A leave or join that waits is behind this one, and settles it.
-      const settled = [...this.#calls.values()].some((each) => each.room === room && /^(leave|join)$/.test(each.type))
-      return void (settled || this.#ask({ type: 'leave', room }, true).catch(() => {}))
+      const settled = [...this.#calls.values()].some((each) => each.room === id && /^(leave|join)$/.test(each.type))
+      return void (settled || this.#ask({ type: 'leave', room: id }, true).catch(() => {}))
     }
-    if (!call.inner) return this.#rooms.set(room, { epoch, offset })
-    this.#rooms.set(room, { epoch, offset: recovered ? before.offset : offset })
-    this.#emit({ ...joined, type: 'resumed', messages: recovered ? [] : messages })
-    if (recovered) for (const push of messages) this.#follow(push)
+    if (!call.inner) return this.#rooms.set(id, { epoch, offset, turn: this.#turn })
+    const room = { ...before, turn: this.#turn, deaf: false }
+    this.#rooms.set(id, room)
+    let level = this.#put({ ...joined, type: 'resumed', messages: recovered ? [] : messages })
+    // All that was missed: the last place is where the answer says, even if a push between has none.
+    if (recovered) for (const push of messages) level &&= this.#take(room, push)
+    Object.assign(room, level ? { epoch, offset } : { deaf: true, behind: true })
   }
 
   #follow(push) {
     const room = this.#rooms.get(push.room)
     if (!room || room.deaf) return
     // A message that its id does not place on the room's channel is shown as it comes.
-    const aside = push.type === 'message' && parseInt(push.message_id) !== push.offset
-    if (!aside) {
-      if (push.offset <= room.offset) return
-      if (push.offset > room.offset + 1) return void this.#rejoin(push.room)
-      if (this.#queue.length >= QUEUE) return void (room.deaf = room.behind = true)
-      Object.assign(room, { epoch: push.epoch ?? room.epoch, offset: push.offset })
-    }
-    this.#emit(push)
+    if (push.type === 'message' && push.message_id && parseInt(push.message_id) !== push.offset) this.#offer(push)
+    else if (push.offset > room.offset + 1) this.#rejoin(push.room)
+    else if (!this.#take(room, push)) room.deaf = room.behind = true
+  }
+
+  /** Whether there is space for what comes next in line. */
+  #take(room, push) {
+    if (push.offset <= room.offset) return true
+    if (!this.#put(push, QUEUE)) return false
+    Object.assign(room, { epoch: push.epoch ?? room.epoch, offset: push.offset })
+    return true
   }
 
   async #rejoin(id) {
@@ -310,22 +327,33 @@ export class ChatClient {
       } catch (error) {
         if (turn !== this.#turn) return
         if (error.temporary) await new Promise((wake) => setTimeout(wake, error.retry_after_ms ?? 1000 * this.#random()))
-        else if (this.#rooms.delete(id)) this.#emit({ type: 'left', room: id, code: error.code, message: error.message })
+        else if (this.#rooms.delete(id)) this.#offer({ type: 'left', room: id, code: error.code, message: error.message })
       }
     }
+    this.#flush()
   }
 
+  /** All that waited is read. */
   #catchUp() {
-    if (this.#flowing) for (const [id, room] of this.#rooms) if (room.behind) this.#rejoin(id)
+    if (this.#dropped) this.#put({ type: 'lagged', events: this.#dropped })
+    this.#dropped = 0
+    if (this.#live) for (const [id, room] of this.#rooms) if (room.behind) this.#rejoin(id)
   }
 
   // Events
 
-  #emit(event) {
+  /** Whether there is space for it. */
+  #put(event, space = 2 * QUEUE) {
+    if (this.#queue.length >= space) return false
     const reader = this.#readers.shift()
-    if (reader) return reader.resolve({ value: event, done: false })
-    // What has no offset is not fetched again: counts of people are passed over first.
-    if (this.#queue.length < (event.type === 'presence' ? QUEUE : 2 * QUEUE)) this.#queue.push(event)
+    if (reader) reader.resolve({ value: event, done: false })
+    else this.#queue.push(event)
+    return true
+  }
+
+  /** For what is not fetched again. Counts of people are passed over first. */
+  #offer(event) {
+    if (!this.#put(event, event.type === 'presence' ? QUEUE : 2 * QUEUE)) this.#dropped++
   }
 
   #tellEnd({ resolve, reject }) {

@@ -23,13 +23,17 @@ export function drive({ ChatClient }, tellAll) {
 
   const calls = {
     create(urls, tokens, options) {
-      const next = async () => tokens[Math.min(asked++, tokens.length - 1)]
-      const { random } = options
+      const next = async () => {
+        const token = tokens[Math.min(asked++, tokens.length - 1)]
+        return json ? JSON.parse(token) : token
+      }
+      const { random, json } = options // json: what comes is parsed, as an answer would be
       if (typeof random === 'number') options.random = () => random
       client = new ChatClient(urls, typeof tokens === 'string' ? tokens : next, { ...options, signal: aborting.signal })
       read()
     },
     state: () => client.state,
+    stateOnceConnected: () => client.connect().then(() => client.state),
     asked: () => asked,
     abort: () => aborting.abort(),
     hold: () => void (reading = new Promise((resolve) => (readOn = resolve))),
