@@ -52,9 +52,11 @@ export interface Reconnecting { type: 'reconnecting'; code: number; reason: stri
 export interface Resumed extends Room { type: 'resumed' }
 /** The room could not be joined again: banned, room_closed, room_not_found … */
 export interface Left { type: 'left'; room: string; code: string; message: string }
+/** So many events without an offset were dropped, because nobody read. */
+export interface Lagged { type: 'lagged'; events: number }
 
 export type Pushed = Message | Deleted | RoomChanged | Notice
-export type Event = Pushed | Presence | Sanction | Connected | Reconnecting | Resumed | Left
+export type Event = Pushed | Presence | Sanction | Connected | Reconnecting | Resumed | Left | Lagged
 
 export interface Said { message_id: string; offset: number; ts: number }
 export interface History { room: string; messages: Pushed[]; more: boolean }

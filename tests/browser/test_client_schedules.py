@@ -54,9 +54,7 @@ async def test_it_is_open_as_soon_as_it_is_connected(node: RunningNode, create: 
 
 
 @in_both
-async def test_a_token_that_cannot_be_read_is_asked_for_again(
-    chat: Chat, node: RunningNode, connect: Connect
-) -> None:
+async def test_a_token_that_cannot_be_read_is_asked_for_again(chat: Chat, node: RunningNode, connect: Connect) -> None:
     client = await connect(node.url, tokens=["<html>", json.dumps(token("u1"))], json=True)
     lost = await client.event("reconnecting", code=1006)
     assert lost["reason"].startswith("SyntaxError")
