@@ -68,6 +68,8 @@ async def _same(token: str) -> str:
 
 
 async def _sign(key: str, user: str) -> str:
+    if key.lstrip().startswith(("{", "https://", "http://")):
+        raise Misconfigured("--jwt-key is a key set, which cannot sign: sign where the keys are, and give --token")
     try:
         return jwt.encode(
             {"alg": "HS256"}, {"sub": user, "exp": int(time.time()) + TOKEN_SECONDS}, OctKey.import_key(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ MAX_NAME_CHARS: Final = 64
 FETCH_S: Final = 5.0
 MAX_KEY_SET_BYTES: Final = 1 << 20
 REFETCH_S: Final = 5.0  # between two times that a key set is asked for, because tokens name a key that it lacks
+REFRESH_S: Final = 300.0  # age of a key set at which it is asked for in any case: a key may have been withdrawn
 MAX_WAITING: Final = 1000  # for the next key set; others are to come again, and then it is there
 _FOR_EVER: Final = 1 << 53
 _UNKNOWN_KEY: Final = "the token is signed by an unknown key"
@@ -94,6 +96,14 @@ class Tokens:
             await self._refetch()
         except Exception as error:
             raise Misconfigured(f"CHATSERVER_JWT_KEY: the key set cannot be read: {error}") from error
+
+    async def refresh(self) -> None:
+        """Fetch the key set if it is ``REFRESH_S`` old. While nobody tells the keys, those that were known hold."""
+        if self._fetch is None or time.monotonic() < self._answered_at + REFRESH_S:
+            return
+        with contextlib.suppress(KeysAway):
+            async with self._asking:
+                await self._ask_again()
 
     async def check(self, token: str) -> Identity:
         """Raises BadToken, KeysAway.

@@ -26,7 +26,7 @@ from bridge.envelope import Publication
 from bridge.errors import BridgeError, Misconfigured
 from bridge.findings import REFUSE
 from bridge.telemetry import Joined, MembersChanged, StepFailed, Telemetry
-from chatserver.auth import tokens_for
+from chatserver.auth import REFRESH_S, tokens_for
 from chatserver.config import ChatSettings
 from chatserver.connection import Connection, Handshakes
 from chatserver.control import Control
@@ -131,6 +131,7 @@ class ChatNode:
                 (self.rooms.step, STEP_S),
                 (control.step, STEP_S),
                 (services.state.forget_ended_sanctions, FORGET_S),
+                (self._tokens.refresh, REFRESH_S / 10),
             )
         ]
         steps.append(self._background.create_task(self.reporter.run(), name="receipts"))

@@ -90,6 +90,7 @@ async def test_load_tells_who_was_turned_away_and_what_was_refused(chat: Chat, n
     [
         (("ws-probe",), "give its address, or the --ready-file"),
         (("ws-probe", "ws://127.0.0.1:9/ws"), "--jwt-key"),
+        (("ws-probe", "ws://127.0.0.1:9/ws", "--user", "u", "--jwt-key", '{"keys": []}'), "give --token"),
         (("ws-probe", "http://127.0.0.1:9", "--token", "t"), "ws://HOST:PORT/ws"),
         (("ws-probe", "ws://127.0.0.1:9/ws", "--token", "t", "--say", "x"), "--room"),
         (("ws-probe", "--ready-file", "/nowhere"), "cannot read /nowhere"),

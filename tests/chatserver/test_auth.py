@@ -268,6 +268,27 @@ async def test_while_nobody_tells_the_keys_an_unknown_one_may_be_good(
     assert (await checked.check(by(new))).user == "u1"
 
 
+async def test_a_withdrawn_key_lets_nobody_in_any_more(
+    chat: Chat, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a restart; but while nobody tells the keys, those known hold."""
+    monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
+    monkeypatch.setattr("chatserver.auth.REFRESH_S", 0.0)
+    monkeypatch.setattr("chatserver.node.REFRESH_S", 0.1)
+    node = await chat.start_node(jwt_key=provider.url)
+    [old], provider.fails = provider.keys, True
+    asked = len(provider.asked_at)
+    await until(lambda: len(provider.asked_at) >= asked + 3)
+    async with connected(node.url) as client:
+        assert (await client.ask("auth", token=by(old)))["type"] == "ready"
+    provider.keys, provider.fails = [new_key()], False
+    asked = len(provider.asked_at)
+    await until(lambda: len(provider.asked_at) >= asked + 2)
+    async with connected(node.url) as client:
+        await client.send(type="auth", id=1, token=by(old))
+        assert await client.close_code() == 4501
+
+
 async def test_no_more_than_so_many_wait_for_a_key_set(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatserver.auth.REFETCH_S", 0.0)
     monkeypatch.setattr("chatserver.auth.MAX_WAITING", 1)
