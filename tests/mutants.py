@@ -368,7 +368,7 @@ MUTANTS = (
         (PRIVATE, "-k", "address_is"),
     ),
     Mutant(
-        "who does not read is cut off", "backoffice/api/live.py", "request.transport.abort()", "pass",
+        "who does not read is cut off", "backoffice/api/long_answers.py", "request.transport.abort()", "pass",
         (STOLEN, "-k", "not_read"),
     ),
 )  # fmt: skip
