@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Browser, Page, Route, expect
 
-from tests.backoffice.service import PASSWORD, Api
-from tests.browser.desk import Desk, Sit, axe
+from tests.backoffice.service import PASSWORD, Api, backoffice, settings
+from tests.browser.desk import Desk, Sit, axe, desks
 from tests.chatserver.client import signed_in
 from tests.chatserver.conftest import Chat, RunningNode
 from tests.servers import Server
@@ -72,6 +72,22 @@ async def test_what_cannot_be_fetched_again_is_not_called_live_and_is_tried_agai
     await expect(link(desk.page)).to_have_text("cannot be refreshed")
     await desk.live()
     assert asked == 3
+
+
+async def test_pages_tell_that_redis_is_away_by_themselves(own_server: Server, browser: Browser) -> None:
+    async with backoffice(settings(own_server.url), prompt=True) as api, desks(browser, api.url) as sit:
+        desk = await opened(sit, "/shards/0")
+        desk.expected = ("503",)
+        for _ in range(2):  # of which the first may have been asked for as the stream began
+            async with desk.page.expect_response("**/shards/0"):
+                pass
+        own_server.stop()
+        try:
+            await expect(link(desk.page)).to_have_text("cannot be refreshed")
+            await expect(desk.page.get_by_role("heading", name="In hand")).to_be_visible()
+        finally:
+            own_server.cont()
+        await desk.live()
 
 
 async def test_a_page_that_is_paused_still_rings(server: Server, chat: Chat, node: RunningNode, sit: Sit) -> None:
