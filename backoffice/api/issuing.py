@@ -116,9 +116,10 @@ def deed_of(command: CommandIn, key: str) -> Deed:
 
 
 def remember(call: Call[Any, Any], receipt: Receipt, command: CommandIn) -> None:
-    """A row of the history, until the command's own record takes its place."""
-    if receipt.duplicate:
-        return
+    """A row of the history, until the command's own record takes its place.
+
+    Of a repetition too: of the first try nobody was told, perhaps. A row that is there stays as it is.
+    """
     issued_at = int(receipt.id.split("-")[1])
     state = "accepted" if command.deliver_at is None else "scheduled"
     call.request.app[HISTORY].accepted(

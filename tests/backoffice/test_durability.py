@@ -58,3 +58,20 @@ async def test_a_command_that_too_few_replicas_have_is_told_so(own_server: Serve
             assert answer.json["idempotency_key"] == "k"
         entries = await audited(api, 60, action="commands.issue")
         assert {entry["result"] for entry in entries} == {"intended", "unknown: not_replicated"}
+
+
+async def test_a_command_of_whose_acceptance_nobody_was_told_is_listed_when_it_is_repeated(
+    bridge_settings: BridgeSettings,
+) -> None:
+    async with (
+        backoffice(bridge_settings) as api,
+        Bridge.connect(bridge_settings, timeout=REDIS_S) as elsewhere,
+    ):
+        first = await elsewhere.publish("user.warn", "user:u1", {"text": "x"}, by="admin", idempotency_key="k")
+        again = await api.issue("user.warn", "user:u1", {"text": "x"}, key="k")
+        assert (again.status, again.json["id"], again.json["duplicate"]) == (200, first.id, True)
+
+        async def listed() -> list[str]:  # no node is there to end it
+            return [item["id"] for item in (await api.get("/commands")).json["items"]]
+
+        assert await until(listed) == [first.id]
