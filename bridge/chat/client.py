@@ -10,10 +10,11 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+from bridge.chat.client_calls import Calls
 from bridge.chat.client_events import (
     ChatError,
     Closed,
@@ -37,12 +38,13 @@ from bridge.chat.client_events import (
     Sanctioned,
     User,
     history_of,
+    joined_of,
     present_of,
 )
 from bridge.chat.client_queue import EventQueue
 from bridge.chat.client_retry import NoUrl, Route, Urls, backoff
 from bridge.chat.client_rooms import Rooms
-from bridge.chat.client_socket import Frame, Lost, Socket
+from bridge.chat.client_socket import Lost, Socket
 from bridge.chat.client_tokens import Tokens, TokenSource
 from bridge.envelope import Position
 
@@ -85,23 +87,21 @@ class ChatClient:
         self._patience_s = patience_s
         self._events = EventQueue(max_events)
         self._rooms = Rooms(self._events, self._catch_up)
-        self._socket: Socket | None = None
+        self._calls = Calls(self._rooms.is_awaited, patience_s)
         self._greeted = False  # it was connected before
         self._last_reason = "no answer"  # why it is not connected
-        self._news = asyncio.Event()  # something changed for those who wait; a new one each time
         self._life: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup  # of the connection
-        self._ended: BaseException | None = None
 
     @property
     def url(self) -> str | None:
         """Where it is connected; None while it is not."""
-        return None if self._socket is None else self._socket.url
+        return None if self._calls.socket is None else self._calls.socket.url
 
     @property
     def ready(self) -> Mapping[str, Any]:
         """The node's answer to ``auth``: user, session, node, limits. Empty while there is no connection."""
-        return {} if self._socket is None else self._socket.ready
+        return {} if self._calls.socket is None else self._calls.socket.ready
 
     @property
     def rooms(self) -> dict[str, Position]:
@@ -115,7 +115,7 @@ class ChatClient:
         self._life = asyncio.create_task(self._run(), name="chat client")
         try:
             async with asyncio.timeout(self._patience_s):
-                await self._usable()
+                await self._calls.connected()
         except TimeoutError:
             await self.close()
             text = f"no connection within {self._patience_s:g} s: {self._last_reason}"
@@ -145,8 +145,7 @@ class ChatClient:
         except Exception as error:
             ended = error
             self._events.end(error)
-        self._ended = ended
-        self._notify()
+        self._calls.end(ended)
 
     async def _keep_connected(self) -> None:
         """Until cancelled. Raises Closed."""
@@ -196,7 +195,7 @@ class ChatClient:
         except* (Lost, Closed) as group:
             ending = group.exceptions[0]
         finally:
-            self._socket = None
+            self._calls.socket = None
             await socket.close()
         if isinstance(ending, Lost):
             if ending.code == _TOKEN_EXPIRED:
@@ -207,11 +206,11 @@ class ChatClient:
     def _begin(self, socket: Socket) -> None:
         if self._greeted:
             self._events.offer(Connected(socket.url, socket.ready["node"], socket.ready["session"]))
-        self._greeted, self._socket = True, socket
+        self._greeted, self._calls.socket = True, socket
         self._tasks.create_task(socket.watch(), name="signs of life")
         self._tasks.create_task(self._keep_token(socket), name="token")
         self._rooms.connected()
-        self._notify()
+        self._calls.notify()
 
     async def _keep_token(self, socket: Socket) -> None:
         """Show another token before the one in use ends."""
@@ -235,24 +234,20 @@ class ChatClient:
         ``since`` is a place kept from before: ``recovered`` then says whether ``messages`` are all that came after
         it. They are not repeated as events. Raises ChatError, Closed.
         """
-        joined: list[Joined] = []
+        entered: list[Joined] = []
         place = {} if since is None else {"since": {"epoch": since.epoch, "offset": since.offset}}
-        await self._ask(
-            "join", {"room": room, **place}, on_answer=lambda frame: joined.append(self._rooms.enter(frame))
+        answer = await self._calls.ask(
+            "join", {"room": room, **place}, on_answer=lambda frame: entered.append(self._rooms.enter(frame))
         )
-        return joined[0]
+        return entered[0] if entered else joined_of(answer)
 
     async def leave(self, room: str) -> None:
-        """Nothing of the room is queued any more. One that it is not in is left already."""
+        """Nothing of the room is queued any more. One that it is not in is left already.
+
+        A join that still waits for a connection then raises ChatError ``not_joined``.
+        """
         self._rooms.forget(room)
-        if self._socket is not None:
-            try:
-                await self._socket.ask("leave", {"room": room})
-            except Lost:  # the next connection does not join it
-                pass
-            except ChatError as error:
-                if error.code != "not_joined":
-                    raise
+        await self._calls.leave(room)
 
     async def say(self, room: str, text: str, nonce: str | None = None) -> Said:
         """Say something, once, however often the connection is lost meanwhile.
@@ -260,56 +255,27 @@ class ChatClient:
         After ChatError ``timeout`` nobody knows whether it was said: repeat it with the same ``nonce``, which is
         why one who wants to do so gives it. Raises ChatError, Closed.
         """
-        frame = await self._ask("say", {"room": room, "text": text, "nonce": nonce or secrets.token_urlsafe(12)})
+        frame = await self._calls.ask("say", {"room": room, "text": text, "nonce": nonce or secrets.token_urlsafe(12)})
         return Said(frame["message_id"], frame["offset"], frame["ts"])
 
     async def history(self, room: str, before: int | None = None, limit: int = 50) -> History:
         """Up to ``limit`` (1–100) messages and notices before an offset."""
         fields = {"room": room, "limit": limit} | ({} if before is None else {"before": before})
-        return history_of(await self._ask("history", fields))
+        return history_of(await self._calls.ask("history", fields))
 
     async def presence(self, room: str) -> Present:
-        return present_of(await self._ask("presence", {"room": room}))
+        return present_of(await self._calls.ask("presence", {"room": room}))
 
     async def ping(self) -> float:
         """Seconds that an answer takes now."""
         began = asyncio.get_running_loop().time()
-        await self._ask("ping", {})
+        await self._calls.ask("ping", {})
         return asyncio.get_running_loop().time() - began
-
-    async def _ask(
-        self, type: str, fields: Mapping[str, Any], on_answer: Callable[[Frame], object] | None = None
-    ) -> Frame:
-        """Ask until there is an answer: every request here may be repeated."""
-        try:
-            async with asyncio.timeout(self._patience_s):
-                while True:
-                    socket = await self._usable(None if type == "join" else fields.get("room"))
-                    try:
-                        return await socket.ask(type, fields, on_answer=on_answer)
-                    except Lost:
-                        if self._socket is socket:
-                            self._socket = None
-        except TimeoutError:
-            text = f"no answer to {type} within {self._patience_s:g} s"
-            raise ChatError("timeout", text, temporary=True) from None
-
-    async def _usable(self, room: str | None = None) -> Socket:
-        """A connection that is in the room, if the client means to be there."""
-        while self._ended is None:
-            if self._socket is not None and not (room and self._rooms.is_awaited(room)):
-                return self._socket
-            await self._news.wait()
-        raise self._ended
-
-    def _notify(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
 
     def _catch_up(self, room: str) -> None:
         """Rooms ask for it when they are not level with theirs."""
-        if self._socket is not None:
-            self._tasks.create_task(self._join_again(self._socket, room), name=f"back into {room}")
+        if self._calls.socket is not None:
+            self._tasks.create_task(self._join_again(self._calls.socket, room), name=f"back into {room}")
 
     async def _join_again(self, socket: Socket, room: str) -> None:
         attempt = 0
@@ -326,7 +292,7 @@ class ChatClient:
                     break
                 await asyncio.sleep(max(backoff(attempt, self._rng), (error.retry_after_ms or 0) / 1000))
                 attempt += 1
-        self._notify()
+        self._calls.notify()
 
     # events
 

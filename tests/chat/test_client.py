@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -33,6 +32,7 @@ from bridge.chat.client import (
     Sanctioned,
 )
 from bridge.errors import Misconfigured
+from tests.chat.reading import Least, event, texts
 from tests.chat.relay import relayed
 from tests.chatserver.client import signed_in, token
 from tests.chatserver.conftest import Chat, RunningNode
@@ -41,26 +41,8 @@ from tests.servers import Server
 from tests.waiting import until
 
 Pair = tuple[RunningNode, RunningNode]
-E = TypeVar("E")
 ROOT = Path(__file__).parents[2]
 NOBODY = "ws://127.0.0.1:9/ws"
-
-
-async def event(client: ChatClient, kind: type[E], **fields: Any) -> E:
-    """The next event of this kind with these fields; others are passed over."""
-    async with asyncio.timeout(60):  # one pause between two attempts may be 20
-        async for each in client:
-            if isinstance(each, kind) and all(getattr(each, name) == value for name, value in fields.items()):
-                return each
-    raise AssertionError("the client ended")
-
-
-async def texts(client: ChatClient, last: str) -> list[str | None]:
-    """Texts of messages up to this one."""
-    found: list[str | None] = []
-    while last not in found:
-        found.append((await event(client, Message)).text)
-    return found
 
 
 async def ending(client: ChatClient) -> Closed:
@@ -68,18 +50,6 @@ async def ending(client: ChatClient) -> Closed:
     with pytest.raises(Closed) as closed:
         await event(client, Message)
     return closed.value
-
-
-class Least(random.Random):
-    """Jitter that waits next to nothing, and notes the bounds."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.bounds: list[float] = []
-
-    def uniform(self, a: float, b: float) -> float:
-        self.bounds.append(b)
-        return b / 1000
 
 
 async def test_what_one_says_the_others_are_told(two_nodes: Pair) -> None:
