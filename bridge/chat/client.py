@@ -178,12 +178,14 @@ class ChatClient:
         except Exception as error:  # whatever the caller's function raises, it may do better the next time
             raise Lost(f"no token: {type(error).__name__}: {error}") from error
         try:
-            return await Socket.open(url, token, self._program)
+            socket = await Socket.open(url, token, self._program)
         except Closed as closed:
             if closed.code == _BAD_TOKEN and self._tokens.kept:  # it may have ended, by the node's clock
                 self._tokens.forget()
                 raise Lost(closed.reason, code=closed.code) from closed
             raise
+        self._tokens.told(socket.server_time)
+        return socket
 
     async def _serve(self, socket: Socket) -> Lost:
         """Use a connection until it ends. Raises Closed."""
@@ -214,12 +216,12 @@ class ChatClient:
 
     async def _keep_token(self, socket: Socket) -> None:
         """Show another token before the one in use ends."""
-        failed = 0
+        failed = 0  # in a row; a token that is due as soon as it is here counts as well
         while (wait_s := self._tokens.renew_in()) is not None:
             await asyncio.sleep(max(RENEWAL_LEAST_S, backoff(failed, self._rng) if failed else wait_s))
             try:
                 await socket.ask("auth", {"token": await self._tokens.renew(), "client": self._program})
-                failed = 0
+                failed = 0 if self._tokens.renew_in() else failed + 1
             except (Lost, Closed):
                 return
             except Exception as error:  # the caller's function, or a token that the node does not take

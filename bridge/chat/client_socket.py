@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
@@ -24,8 +25,10 @@ MAX_FRAME_BYTES: Final = 16 * 1024  # of ours, until ``ready`` says
 MAX_ANSWER_BYTES: Final = 32 << 20  # of theirs: a whole history, recovered
 AFTER_MOST_S: Final = 300.0  # that a ``reconnect`` may ask for
 _PONG: Final = b'{"type":"pong"}'
+_MISREAD: Final = (ValueError, KeyError, TypeError, AttributeError)  # what a frame that is made otherwise raises
 
 Frame = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 class Lost(Exception):
@@ -47,6 +50,7 @@ class Socket:
         self.url = url
         self.hello: Frame = {}
         self.ready: Frame = {}
+        self.heartbeat_s = self.server_time = 0.0  # as hello has them, in seconds
         self.frame_bytes = MAX_FRAME_BYTES
         self._connection, self._loop = connection, asyncio.get_running_loop()
         self._ids = itertools.count(1)
@@ -91,23 +95,37 @@ class Socket:
 
     async def _introduce(self, token: str, client: Mapping[str, str], passed: Callable[[str], None]) -> None:
         try:
-            self.hello = orjson.loads(await self._connection.recv(decode=False))
-            if self.hello.get("type") != "hello" or self.hello.get("protocol") != PROTOCOL:
-                raise Lost(f"it does not speak {PROTOCOL}")
+            self._greet(orjson.loads(await self._connection.recv(decode=False)))
             passed("hello")
             id = next(self._ids)
             await self._send({"type": "auth", "id": id, "token": token, "client": dict(client)})
             while (answer := orjson.loads(await self._connection.recv(decode=False))).get("id") != id:
                 self._note(answer)
+            self._enter(answer)
         except ConnectionClosed as closed:
             raise self._ending(closed) from None
-        except ValueError:
-            raise Lost("it does not speak JSON") from None
+        except _MISREAD as error:
+            raise _misread(error) from None
+        passed("auth")
+        self._heard_at = self._loop.time()
+
+    def _greet(self, hello: Frame) -> None:
+        if hello.get("type") != "hello" or hello.get("protocol") != PROTOCOL:
+            raise Lost(f"it does not speak {PROTOCOL}")
+        self.hello, self.heartbeat_s, self.server_time = (
+            hello,
+            hello["heartbeat_ms"] / 1000,
+            hello["server_time"] / 1000,
+        )
+        if self.heartbeat_s <= 0:
+            raise ValueError(f"heartbeat_ms={hello['heartbeat_ms']}")
+
+    def _enter(self, answer: Frame) -> None:
         if answer["type"] == "error":
             raise Lost(f"{answer['code']}: {answer['message']}", least_s=(answer.get("retry_after_ms") or 0) / 1000)
-        passed("auth")
-        self.ready, self.frame_bytes = answer, answer["limits"]["frame_bytes"]
-        self._heard_at = self._loop.time()
+        if not {"node", "session"} <= answer.keys():
+            raise KeyError("node, session")
+        self.ready, self.frame_bytes = answer, int(answer["limits"]["frame_bytes"])
 
     async def run(self, on_push: Callable[[Frame], None]) -> Lost | Closed:
         """Read until the connection ends; how it did. ``on_push`` must not block."""
@@ -118,8 +136,8 @@ class Socket:
                 await self._hear(orjson.loads(message), on_push)
         except ConnectionClosed as closed:
             self._gone = self._gone or self._ending(closed)
-        except ValueError:
-            self._gone = Lost("it does not speak JSON")
+        except _MISREAD as error:
+            self._gone = _misread(error)
         finally:
             gone = self._gone or Lost("this client was closed")
             for future, _ in self._pending.values():
@@ -131,12 +149,14 @@ class Socket:
     async def _hear(self, frame: dict[str, Any], on_push: Callable[[Frame], None]) -> None:
         id = frame.get("id")
         if id is None:
-            if frame.get("type") == "ping":
+            if frame.get("offset") is not None:  # of a room's channel, where plugins name types as they like
+                on_push(frame)
+            elif frame.get("type") == "ping":
                 await self._connection.send(_PONG, text=True)
             elif not self._note(frame):
                 on_push(frame)
             return
-        future, on_answer = self._pending.pop(id, (None, None))
+        future, on_answer = self._pending.get(id, (None, None))
         if future is None or future.done():
             return
         if frame["type"] == "error":
@@ -197,8 +217,7 @@ class Socket:
         Nodes ping silent clients every heartbeat, so a silent node is one that cannot. Asking it first keeps a process
         that was stopped for long from blaming the node.
         """
-        heartbeat_s: float = self.hello["heartbeat_ms"] / 1000
-        silence_s, answer_s = SILENT_HEARTBEATS * heartbeat_s, min(heartbeat_s, ANSWER_S)
+        silence_s, answer_s = SILENT_HEARTBEATS * self.heartbeat_s, min(self.heartbeat_s, ANSWER_S)
         while True:
             silent = self._loop.time() - self._heard_at
             if silent < silence_s:
@@ -241,3 +260,11 @@ async def _give_up(connection: ClientConnection | None) -> None:
     if connection is not None:
         connection.transport.abort()
         await connection.wait_closed()
+
+
+def _misread(error: Exception) -> Lost:
+    """A node whose frames cannot be read is left like one that is away, for it may be another one the next time."""
+    if isinstance(error, orjson.JSONDecodeError):
+        return Lost("it does not speak JSON")
+    log.warning("a frame is not understood", exc_info=error)
+    return Lost(f"a frame is not understood: {type(error).__name__}: {error}")

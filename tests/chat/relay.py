@@ -27,6 +27,7 @@ class Relay:
         self.frames: list[Frame] = []  # as they came, either way
         self.lose: Callable[[Frame], bool] = lambda frame: False
         self.cut_at: Callable[[Frame], bool] = lambda frame: False  # the frame is lost, and both sides are reset
+        self.instead: Callable[[Frame], Any] = lambda frame: frame  # what is passed on
         self.held = asyncio.Event()  # clear it, and what nodes send waits
         self.held.set()
         self.visits = 0
@@ -54,7 +55,8 @@ class Relay:
                     source.transport.abort()
                     sink.transport.abort()
                 elif not self.lose(frame):
-                    await sink.send(message)
+                    passed_on = self.instead(frame)
+                    await sink.send(message if passed_on is frame else json.dumps(passed_on))
             await sink.close(source.close_code or 1000, source.close_reason or "")
         except ConnectionClosed:
             await sink.close(source.close_code or 1011) if source.close_code != 1006 else sink.transport.abort()

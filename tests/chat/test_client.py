@@ -455,6 +455,41 @@ async def test_a_source_of_tokens_that_fails_is_asked_again(node: RunningNode) -
             pass
 
 
+async def test_a_source_of_tokens_that_hangs_is_asked_again(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.chat.client_tokens.ASK_S", 0.2)
+    asked = 0
+
+    async def source() -> str:
+        nonlocal asked
+        asked += 1
+        if asked in (1, 3):
+            await asyncio.Event().wait()
+        return token("u1", seconds=1.3 if asked == 2 else 3600)
+
+    with pytest.raises(ChatError, match="no token: TimeoutError"):
+        async with ChatClient(node.url, lambda: asyncio.Event().wait(), patience_s=1):  # type: ignore[arg-type,return-value]
+            pass
+    async with ChatClient(node.url, source) as client:
+        (session,) = node.node.hub.clients
+        first_end = session.expires_at
+        await until(lambda: session.expires_at > first_end + 1000)
+        assert (asked, client.url) == (4, node.url)
+
+
+async def test_a_client_whose_clock_is_wrong_asks_for_tokens_no_more_than_others(node: RunningNode) -> None:
+    client = ChatClient(node.url, lambda: token("u1", seconds=3600))
+    client._tokens.clock = lambda: time.time() + 7200
+    async with client:
+        assert (client._tokens.renew_in() or 0) > 2000
+
+
+async def test_a_source_that_gives_old_tokens_is_asked_less_and_less_often(node: RunningNode) -> None:
+    rng = Least()
+    async with ChatClient(node.url, lambda: token("u1", seconds=-1), rng=rng) as client:  # nodes forgive 5 s
+        await until(lambda: len(rng.bounds) == 2)
+        assert (rng.bounds, client.url) == ([1, 2], node.url)
+
+
 # readers
 
 
@@ -538,3 +573,48 @@ async def test_what_is_no_message_in_spite_of_its_name_breaks_nothing(chat: Chat
             assert (published.type, published.data, published.offset) == (type_, data, client.rooms["lobby"].offset)
         joined = await client.join("lobby", Position(client.rooms["lobby"].epoch, published.offset - 2))
         assert (joined.recovered, joined.messages[-1]) == (True, published)
+
+
+async def test_what_a_plugin_publishes_is_no_frame_of_the_protocol_whatever_its_name(
+    chat: Chat, node: RunningNode
+) -> None:
+    channel = Channel.of_subject("room:lobby", chat.bridge.shards)
+    async with ChatClient(node.url, token("u1")) as client:
+        await client.join("lobby")
+        for type_ in ("reconnect", "ping", "hello", "pong", "presence", "sanction", "error"):
+            await chat.bridge.channels.publish(channel, type_, {"kind": "kick"})
+            published = await event(client, Published)
+            assert (published.type, published.offset) == (type_, client.rooms["lobby"].offset)
+
+
+async def test_a_frame_that_cannot_be_read_costs_a_connection_and_not_the_client(node: RunningNode) -> None:
+    misread: list[tuple[str, Any]] = [
+        ("hello", {"type": "hello", "protocol": "bridge.v1"}),
+        ("hello", {"type": "hello", "protocol": "bridge.v1", "heartbeat_ms": 0, "server_time": 0}),
+        ("ready", {"type": "ready", "id": 1, "limits": {}}),
+        ("ready", ["ready"]),
+        ("history", {"type": "reconnect"}),
+        ("history", {"type": "reconnect", "after_ms": "soon"}),
+        ("history", {"type": "error"}),
+        ("history", {"type": "history", "id": [3]}),
+        ("history", {"type": "message", "room": ["lobby"], "offset": 2}),
+        ("history", {"type": "gift", "room": "lobby", "offset": "two", "data": {}, "ts": 0}),
+        ("history", 5),
+    ]
+    async with relayed(node.url) as relay, ChatClient(relay.url, token("u1"), rng=Least()) as client:
+        await client.join("lobby")
+
+        def instead(frame: dict[str, Any]) -> Any:
+            if not misread or frame["type"] != misread[0][0] or frame.get("limit"):
+                return frame
+            return misread[0][1] if misread[0][1] != {"type": "error"} else {"type": "error", "id": frame["id"]}
+
+        relay.instead = instead
+        misread.insert(0, ("history", None))
+        asking = asyncio.create_task(client.history("lobby"))
+        while misread:
+            gone = await event(client, Reconnecting)
+            assert gone.reason.startswith("a frame is not understood"), misread[0]
+            misread.pop(0)
+        assert (await asking).messages == ()
+        assert (await client.say("lobby", "still here")).offset

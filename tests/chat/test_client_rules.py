@@ -115,6 +115,17 @@ async def test_a_token_is_kept_for_most_of_its_life() -> None:
     assert asked == 3
 
 
+@pytest.mark.parametrize("ahead_s", [-7200, 7200])
+async def test_a_token_is_kept_for_most_of_its_life_by_the_nodes_clock(ahead_s: float) -> None:
+    now = 1_000_000.0
+    tokens = Tokens(lambda: token(exp=now + 3600), clock=lambda: now + ahead_s)
+    await tokens.get()
+    tokens.told(now)
+    assert tokens.renew_in() == pytest.approx(2880)
+    now += 2881
+    assert tokens.renew_in() == 0
+
+
 async def test_a_token_that_is_a_string_is_never_renewed() -> None:
     tokens = Tokens(token(seconds=1))
     assert await tokens.get() == await tokens.get()
