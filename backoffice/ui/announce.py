@@ -19,7 +19,8 @@ async def show(page: Page) -> web.StreamResponse:
     words = page.words
     found = await page.ask(rooms.listing, query_of(Paged, {"limit": ROOMS, "cursor": page.given("cursor")}))
     samples = page.request.app[WATCH].sampler.fine
-    clients = samples[-1].clients if samples else 0
+    known = samples[-1].clients if samples else 0
+    clients = "–" if known is None else known
     act = {"method": "POST", "path": f"{PREFIX}/broadcasts", "command": False, "label": words("Announce"),
            "body": {"type": "notice.flash"}, "sentence": words("Show this to everybody in {what}?"),
            "to_all": words("Show this to everybody: {n} clients?", n=clients)}  # fmt: skip

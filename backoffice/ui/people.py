@@ -14,12 +14,13 @@ from backoffice.ui.acts import Act, call
 from backoffice.ui.frame import Page, add_page, query_of
 
 _NAME_CHARS = 64
+SHOWN = 500  # operators, and tokens, that one page shows
 
 
 async def show(page: Page) -> web.StreamResponse:
     everyone, made = await asyncio.gather(
-        page.ask(operators.listing, query_of(Paged, {"limit": 500})),
-        page.ask(tokens.listing, query_of(Paged, {"limit": 500})),
+        page.ask(operators.listing, query_of(Paged, {"limit": SHOWN, "cursor": page.given("cursor")})),
+        page.ask(tokens.listing, query_of(Paged, {"limit": SHOWN, "cursor": page.given("tokens")})),
     )
     words = page.words
     add = call(page, words("New operator"), words("The password that is made up is shown once; they change it."),
@@ -28,8 +29,8 @@ async def show(page: Page) -> web.StreamResponse:
                 fields=[_name(page), _role(page)], least=Role.ADMIN, show="token")  # fmt: skip
     return page.render(
         "access.html",
-        operators=everyone["items"],
-        tokens=made["items"],
+        operators=everyone,
+        tokens=made,
         add=add,
         make=make,
         of_operator=lambda each: _of_operator(page, each),

@@ -254,6 +254,21 @@ async def test_an_id_that_is_none_is_a_fault_of_the_search(visitor: Visitor) -> 
     assert (status, "a command&#39;s id looks like" in page) == (422, True)
 
 
+async def test_operators_and_tokens_are_shown_page_by_page(
+    api: Api, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoffice.ui.people.SHOWN", 1)
+    for name in ("bo", "cy"):
+        assert (await api.post("/operators", {"name": name, "role": "viewer"})).status == 201
+        assert (await api.post("/tokens", {"name": f"shop-{name}", "role": "viewer"})).status == 201
+    await visitor.log_in()
+    first = (await visitor.get("/access"))[1]
+    operators, tokens = (unescape(address) for address in re.findall(r'rel="next" href="([^"]+)"', first))
+    assert re.findall(r'id="o-(\w+)"', first + (await visitor.get(f"/access{operators}"))[1]) == ["admin", "bo"]
+    shown = re.findall(r'<th scope="row">(shop-\w+)', first + (await visitor.get(f"/access{tokens}"))[1])
+    assert sorted(shown) == ["shop-bo", "shop-cy"]
+
+
 async def test_what_is_in_hand_is_shown_page_by_page(
     api: Api, server: Server, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
