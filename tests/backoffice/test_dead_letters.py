@@ -258,5 +258,9 @@ async def test_what_repeats_a_letter_is_in_the_history_before_it_ends(server: Se
 
         await until(found, what="the new command is listed")
         assert await found() == [(new_id, id, "mended")]
-        [dead] = (await api.get("/commands?subject=user:u7&state=dead")).json["items"]
-        assert dead["requeued_as"] == new_id
+
+        async def linked() -> bool:
+            [dead] = (await api.get("/commands?subject=user:u7&state=dead")).json["items"]
+            return bool(dead["requeued_as"] == new_id)
+
+        await until(linked)
