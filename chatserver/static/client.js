@@ -39,19 +39,16 @@ export class ChatClient {
   #silence = 0
   #skew = 0 // the server's clock minus ours
   #after; #user; #over
+  #ending = new AbortController()
 
-  /**
-   * @param {string | string[]} urls tried in this order, the next one after each loss
-   * @param {string | (() => string | Promise<string>)} token a function is asked again before each is out
-   * @param {{name?: string, version?: string, signal?: AbortSignal, random?: () => number}} [options]
-   */
+  /** `urls` are tried in this order, the next one after each loss; a `token` function is asked again before each is out. */
   constructor(urls, token, { name = 'client.js', version = '1', signal, random = Math.random } = {}) {
     this.#urls = [urls].flat()
     this.#token = token
     this.#client = { name, version }
     this.#random = random
     if (signal?.aborted) this.close()
-    signal?.addEventListener('abort', () => this.close(), { once: true })
+    signal?.addEventListener('abort', () => this.close(), { signal: this.#ending.signal })
   }
 
   /** 'new', 'connecting', 'open', 'reconnecting' or 'closed'. */
@@ -77,6 +74,11 @@ export class ChatClient {
 
   async leave(room) {
     this.#rooms.delete(room)
+    for (const call of this.#calls.values()) {
+      if (call.type !== 'join' || call.room !== room) continue
+      if (this.#live) call.inner = true // answered, and not repeated on another connection
+      else call.reject(new ChatError('not_joined', 'left meanwhile'))
+    }
     if (this.#live) await this.#ask({ type: 'leave', room })
   }
 
@@ -122,13 +124,12 @@ export class ChatClient {
 
   async #open() {
     const turn = ++this.#turn
-    const lost = (code, reason) => turn === this.#turn && this.#lost(code, reason)
     this.#expect(OPEN_MS)
     let token = this.#token
     try {
       if (typeof token === 'function') token = await token()
     } catch (error) {
-      return lost(1006, `${error}`)
+      return turn === this.#turn && this.#lost(1006, `${error}`)
     }
     if (turn !== this.#turn) return
     try {
@@ -142,9 +143,9 @@ export class ChatClient {
       opened = true
       this.#send({ type: 'auth', id: 0, token, client: this.#client })
     }
-    socket.onmessage = ({ data }) => turn === this.#turn && this.#hear(JSON.parse(data), token)
-    socket.onclose = ({ code, reason }) => lost(code, reason)
-    socket.onerror = () => opened || lost(1006, 'not reached') // not every runtime closes after it
+    socket.onmessage = ({ data }) => this.#hear(JSON.parse(data), token)
+    socket.onclose = ({ code, reason }) => this.#lost(code, reason)
+    socket.onerror = () => opened || this.#lost(1006, 'not reached') // not every runtime closes after it
   }
 
   #send(frame) {
@@ -205,9 +206,9 @@ export class ChatClient {
     const steady = this.#live && Date.now() - this.#live > STEADY_MS
     this.#hangUp()
     if (code >= 4500 && code < 5000) return this.#end(new Closed(code, reason))
-    for (const [id, call] of this.#calls) {
-      if (call.inner) this.#settle(id).reject(new ChatError('unavailable', 'connection lost', true))
-      else if (call.type === 'leave') this.#settle(id).resolve()
+    for (const call of this.#calls.values()) {
+      if (call.type === 'leave') call.resolve()
+      else if (call.inner) call.giveUp('connection lost')
     }
     this.#failures = steady ? 0 : this.#failures + 1
     // Full jitter, unless the server gave each client a time of its own; what it tells all alike comes before.
@@ -223,16 +224,17 @@ export class ChatClient {
     this.#live = 0
     for (const timer of [this.#deadline, this.#renewal, this.#again]) clearTimeout(timer)
     const socket = this.#socket
-    if (socket) socket.onopen = socket.onmessage = socket.onclose = null
+    if (socket) socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null
     socket?.close(1000)
   }
 
   #end(error) {
     if (this.#over) return
     this.#over = error
+    this.#ending.abort()
     this.#hangUp()
     this.#first?.reject(error)
-    for (const id of this.#calls.keys()) this.#settle(id).reject(error)
+    for (const call of this.#calls.values()) call.reject(error)
     for (const reader of this.#readers.splice(0)) this.#tellEnd(reader)
   }
 
@@ -242,12 +244,18 @@ export class ChatClient {
     return new Promise((resolve, reject) => {
       const id = (frame.id = ++this.#ids)
       const text = JSON.stringify(frame)
-      const refuse = (...why) => reject(new ChatError(...why))
       if (this.#over) return reject(this.#over)
-      if (new TextEncoder().encode(text).length > FRAME_BYTES) return refuse('too_large', `over ${FRAME_BYTES} bytes`)
-      if (!inner && this.#calls.size >= CALLS) return refuse('rate_limited', `${CALLS} calls wait already`, true)
-      const timer = setTimeout(() => this.#settle(id) && refuse('unavailable', 'no answer', true), ANSWER_MS)
-      this.#calls.set(id, { text, inner, type: frame.type, room: frame.room, resolve, reject, timer })
+      if (new TextEncoder().encode(text).length > FRAME_BYTES) return reject(new ChatError('too_large', `over ${FRAME_BYTES} bytes`))
+      if (!inner && this.#calls.size >= CALLS) return reject(new ChatError('rate_limited', `${CALLS} calls wait already`, true))
+      const ended = (tell) => (value) => {
+        clearTimeout(timer)
+        this.#calls.delete(id)
+        tell(value)
+      }
+      const call = { ...frame, text, inner, until: Date.now() + ANSWER_MS, resolve: ended(resolve), reject: ended(reject) }
+      call.giveUp = (why) => call.reject(new ChatError('unavailable', why, true))
+      const timer = setTimeout(call.giveUp, ANSWER_MS, 'no answer')
+      this.#calls.set(id, call)
       this.#flush()
     })
   }
@@ -258,24 +266,35 @@ export class ChatClient {
     for (const call of this.#calls.values()) {
       const room = call.type !== 'join' && this.#rooms.get(call.room)
       if (call.turn === this.#turn || (room && room.turn !== this.#turn)) continue
+      // Timers stand still while a machine sleeps, and nodes forget nonces.
+      if (Date.now() > call.until) call.giveUp('no answer')
+      else this.#socket.send(call.text)
+      call.repeated = call.turn !== undefined
       call.turn = this.#turn
-      this.#socket.send(call.text)
     }
   }
 
-  #settle(id) {
-    const call = this.#calls.get(id)
-    clearTimeout(call?.timer)
-    this.#calls.delete(id)
-    return call
-  }
-
   #answer(id, frame) {
-    const call = this.#settle(id)
+    const call = this.#calls.get(id)
+    if (!call) return
+    if (call.type === 'say' && call.repeated) {
+      // A node looks at these before it looks whether the same was said before.
+      if (frame.code === 'not_joined') return call.giveUp('not in the room any more; it may have been said')
+      if (frame.code === 'rate_limited') return this.#sendLater(call, frame.retry_after_ms)
+    }
+    this.#calls.delete(id)
     delete frame.id
     if (frame.type === 'joined') this.#level(frame, call)
-    if (frame.type !== 'error') return call?.resolve(frame)
-    call?.reject(new ChatError(frame.code, frame.message, frame.temporary, frame.retry_after_ms))
+    if (frame.type !== 'error' || call.type === 'leave') call.resolve(frame) // nobody who left is in
+    else call.reject(new ChatError(frame.code, frame.message, frame.temporary, frame.retry_after_ms))
+  }
+
+  #sendLater(call, ms) {
+    const { turn } = call
+    setTimeout(() => {
+      if (call.turn === turn) call.turn = 0
+      this.#flush()
+    }, ms)
   }
 
   // Rooms: their offsets grow by one
@@ -283,7 +302,6 @@ export class ChatClient {
   #level(joined, call) {
     const { room: id, epoch, offset, recovered, messages } = joined
     const before = this.#rooms.get(id)
-    if (!call) return
     if (call.inner && !before) {
       // Left meanwhile. A leave or join that waits is behind this one, and settles it.
       const settled = [...this.#calls.values()].some((each) => each.room === id && /^(leave|join)$/.test(each.type))

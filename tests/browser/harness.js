@@ -36,6 +36,9 @@ export function drive({ ChatClient }, tellAll) {
     stateOnceConnected: () => client.connect().then(() => client.state),
     asked: () => asked,
     abort: () => aborting.abort(),
+    abortListeners: async () => (await import('node:events')).getEventListeners(aborting.signal, 'abort').length,
+    oversleep: (ms) => void ((now) => (Date.now = () => now() + ms))(Date.now), // what a machine's sleep is to a page
+    joinAndLeave: async (room) => (await Promise.all([client.join(room), client.leave(room)]))[0],
     hold: () => void (reading = new Promise((resolve) => (readOn = resolve))),
     read: () => readOn(),
   }

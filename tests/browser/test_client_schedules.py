@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from bridge.channels import Channel
-from tests.browser.conftest import Connect, in_both
+from tests.browser.conftest import Connect, in_both, ws_url
 from tests.browser.relay import Relay
 from tests.browser.runtimes import PATIENCE_S, CallFailed
 from tests.chatserver.client import token
 from tests.chatserver.conftest import Chat, RunningNode
+from tests.proxy import Proxy
 from tests.waiting import until
 
 
@@ -91,3 +92,85 @@ async def test_what_a_plugin_publishes_under_a_name_of_ours_is_an_event_like_any
         await client.call("ping")
         assert len(joins) == 1
         assert relay.accepted == 1
+
+
+async def test_who_joins_and_leaves_in_one_breath_is_out_and_stays_out(
+    chat: Chat, node: RunningNode, cable: Proxy, connect: Connect
+) -> None:
+    await chat.done("room.open", "room:trade", {})
+    client = await connect(ws_url(cable), "u1", "trade")
+    assert (await client.call("joinAndLeave", "lobby"))["type"] == "joined"
+    cable.drop()
+    await client.event("resumed", room="trade")
+    await client.call("ping")
+    await until(lambda: [set(session.rooms) for session in node.node.hub.clients] == [{"trade"}], PATIENCE_S)
+    assert not [event for event in client.events if event.get("room") == "lobby"]
+
+
+@pytest.mark.parametrize("when", ["both were under way", "nobody was reached"])
+async def test_who_left_a_room_before_the_connection_was_back_is_out(
+    chat: Chat, node: RunningNode, connect: Connect, when: str
+) -> None:
+    async with Relay.start(node.url) as relay:
+        client = await connect(relay.url, "u1", random=0.01 if when == "both were under way" else 0.9)
+        asked: list[str] = []
+
+        def lose(frame: dict[str, Any]) -> bool:
+            asked.append(frame["type"])
+            return frame["type"] in ("join", "leave")
+
+        relay.swallow = lose
+        if when == "nobody was reached":
+            await relay.close(1012)
+            await client.event("reconnecting")
+        joining, leaving = await client.start("join", "lobby"), await client.start("leave", "lobby")
+        if when == "both were under way":
+            await until(lambda: {"join", "leave"} <= set(asked), PATIENCE_S)
+            await relay.close(1012)
+        await asyncio.wait_for(leaving, PATIENCE_S)
+        with pytest.raises(CallFailed):
+            await asyncio.wait_for(joining, PATIENCE_S)
+        asked.clear()
+        await client.event("connected") if when == "nobody was reached" else await client.event("reconnecting")
+        await client.call("ping")
+        assert "join" not in asked
+
+
+async def test_a_room_that_one_is_not_in_is_left_already(node: RunningNode, connect: Connect) -> None:
+    client = await connect(node.url, "u1", "lobby")
+    await client.call("leave", "trade")
+    await client.call("leave", "lobby")
+    await client.call("leave", "lobby")
+
+
+async def test_what_was_said_before_a_long_sleep_is_not_said_again_after_it(
+    chat: Chat, node: RunningNode, connect: Connect
+) -> None:
+    async with Relay.start(node.url) as relay:
+        client = await connect(relay.url, "u1", "lobby")
+        said: list[str] = []
+
+        def lose(frame: dict[str, Any]) -> bool:
+            if frame["type"] == "say":
+                said.append(frame["text"])
+            return frame["type"] == "ok"
+
+        relay.swallow = lose
+        saying = await client.start("say", "lobby", "once")
+        await client.event("message", text="once")
+        await client.call("oversleep", 11 * 60_000)
+        await relay.close(1012)
+        with pytest.raises(CallFailed) as refused:
+            await asyncio.wait_for(saying, PATIENCE_S)
+        assert (refused.value.code, refused.value.temporary) == ("unavailable", True)
+        relay.swallow = lambda frame: False
+        await client.call("say", "lobby", "awake")
+        assert said == ["once"]
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_its_signal_keeps_nothing_of_it(node: RunningNode, connect: Connect, end: str) -> None:
+    client = await connect(node.url)
+    assert await client.call("abortListeners") == 1
+    await client.call(end)
+    assert await client.call("abortListeners") == 0
