@@ -4,27 +4,30 @@ export type RoomState = 'open' | 'frozen' | 'closed'
 export interface Person { user: string; name: string }
 export interface Position { epoch: string; offset: number }
 
+/** What no plugin has published, whatever its type is called. */
+interface Own { data?: undefined }
+
 // What travels on a room's channel; `offset` grows by one, and is a place there together with `epoch`.
-export interface Message {
+export interface Message extends Own {
   type: 'message'; room: string; epoch: string; offset: number; message_id: string; user: string; name: string
   text: string | null // null: deleted since
   ts: number
 }
-export interface Deleted { type: 'deleted'; room: string; epoch: string; offset: number; message_ids: string[] }
-export interface RoomChanged {
+export interface Deleted extends Own { type: 'deleted'; room: string; epoch: string; offset: number; message_ids: string[] }
+export interface RoomChanged extends Own {
   type: 'room'; room: string; epoch: string; offset: number; state: RoomState; slow_mode_s: number; title: string
 }
 /** A kept notice has epoch, offset, message_id and ts; a flashed one has `seconds`, and no room if it is for everybody. */
-export interface Notice {
+export interface Notice extends Own {
   type: 'notice'; room: string | null; level: 'info' | 'warning'; text: string | null
   epoch?: string; offset?: number; message_id?: string; ts?: number; seconds?: number | null
 }
-/** What a plugin publishes in a room. */
-export interface Other { type: string; room: string; epoch: string; offset: number; data: unknown; ts: number }
+/** What a plugin publishes in a room, under any type: what has `data` is this, what has none is told apart by its type. */
+export interface Other { type: string; room: string; epoch: string; offset: number; data: Record<string, unknown>; ts: number }
 
 // What has no offset.
-export interface Presence { type: 'presence'; room: string; count: number; join: Person[]; leave: Person[] }
-export interface Sanction {
+export interface Presence extends Own { type: 'presence'; room: string; count: number; join: Person[]; leave: Person[] }
+export interface Sanction extends Own {
   type: 'sanction'; kind: 'mute' | 'unmute' | 'ban' | 'unban' | 'kick' | 'warn'
   room: string | null // null: everywhere
   until: number | null // null: without end
@@ -46,20 +49,20 @@ export interface Ready {
   limits: { frame_bytes: number; text_chars: number; rooms: number; messages_per_s: number }
 }
 /** After each authentication; `resumed` of the rooms follows. */
-export interface Connected extends Ready { type: 'connected' }
-export interface Reconnecting { type: 'reconnecting'; code: number; reason: string; after_ms: number }
+export interface Connected extends Ready, Own { type: 'connected' }
+export interface Reconnecting extends Own { type: 'reconnecting'; code: number; reason: string; after_ms: number }
 /** Recovered: what was missed follows as events. Else: forget what is on the screen, `messages` is what there is to show. */
-export interface Resumed extends Room { type: 'resumed' }
+export interface Resumed extends Room, Own { type: 'resumed' }
 /** The room could not be joined again: banned, room_closed, room_not_found … */
-export interface Left { type: 'left'; room: string; code: string; message: string }
+export interface Left extends Own { type: 'left'; room: string; code: string; message: string }
 /** So many events without an offset were dropped, because nobody read. */
-export interface Lagged { type: 'lagged'; events: number }
+export interface Lagged extends Own { type: 'lagged'; events: number }
 
-export type Pushed = Message | Deleted | RoomChanged | Notice
+export type Pushed = Message | Deleted | RoomChanged | Notice | Other
 export type Event = Pushed | Presence | Sanction | Connected | Reconnecting | Resumed | Left | Lagged
 
 export interface Said { message_id: string; offset: number; ts: number }
-export interface History { room: string; messages: Pushed[]; more: boolean }
+export interface History { room: string; messages: (Message | Notice)[]; more: boolean }
 export interface Present { room: string; count: number; users: Person[] }
 
 export interface Options {

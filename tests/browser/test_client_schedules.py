@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.channels import Channel
-from tests.browser.conftest import Connect, in_both, ws_url
+from tests.browser.conftest import Connect, ForPages, in_both, ws_url
 from tests.browser.relay import Relay
 from tests.browser.runtimes import PATIENCE_S, CallFailed
 from tests.chatserver.client import token
@@ -174,3 +174,55 @@ async def test_its_signal_keeps_nothing_of_it(node: RunningNode, connect: Connec
     assert await client.call("abortListeners") == 1
     await client.call(end)
     assert await client.call("abortListeners") == 0
+
+
+@pytest.mark.parametrize("why", ["kicked meanwhile", "too many a second"])
+async def test_a_repeated_say_is_not_told_to_be_unsaid(
+    chat: Chat, node: RunningNode, connect: Connect, why: str
+) -> None:
+    slow = await chat.start_node("slow", messages_per_s=0.5, **ForPages)  # a burst of one
+    await chat.client(slow, "u1")  # whose bucket is kept, therefore
+    async with Relay.start(slow.url) as relay:
+        client = await connect(relay.url, "u1", "lobby", random=0.01)
+        relay.swallow = lambda frame: frame["type"] == "ok"
+        saying = await client.start("say", "lobby", "once")
+        said = await client.event("message", text="once")
+        if why == "kicked meanwhile":
+            await chat.done("member.kick", "room:lobby", {"user": "u1"}, reason="spam")
+            await client.event("sanction", kind="kick")
+        relay.swallow = lambda frame: False
+        await relay.close(1012)
+        if why == "kicked meanwhile":
+            with pytest.raises(CallFailed) as refused:
+                await asyncio.wait_for(saying, PATIENCE_S)
+            assert (refused.value.code, refused.value.temporary) == ("unavailable", True), "nobody knows"
+        else:
+            assert (await asyncio.wait_for(saying, PATIENCE_S))["message_id"] == said["message_id"]
+
+
+class TestAShortHistory:
+    @pytest.fixture
+    def bridge_settings(self) -> dict[str, Any]:
+        return {"history_length": 20}
+
+    async def test_that_much_was_missed_is_told_to_who_reads_late(
+        self, chat: Chat, node: RunningNode, connect: Connect
+    ) -> None:
+        speaker = await chat.client(node, "ada", "lobby")
+        async with Relay.start(node.url) as relay:
+            client = await connect(relay.url, "u1", "lobby")
+            await client.call("hold")
+            for number in range(2010):
+                await relay.push({"type": "notice", "room": None, "level": "info", "text": f"{number}", "seconds": 1})
+            relay.swallow = lambda frame: frame["type"] == "message"
+            for number in range(300):
+                await speaker.say("lobby", f"message {number}")
+            await relay.close(1012)
+            await client.call("ping")
+            relay.swallow = lambda frame: False
+            await client.call("read")
+            assert (await client.event("lagged"))["events"] >= 11, "more than 2,000, reconnecting, connected"
+            resumed = await client.event("resumed", recovered=False)
+            assert resumed["messages"][-1]["text"] == "message 299"
+            await speaker.say("lobby", "after")
+            assert await client.messages(1) == ["after"]
