@@ -86,7 +86,7 @@ class ChatClient:
         self._route = Route(urls, self._rng)
         self._patience_s = patience_s
         self._events = EventQueue(max_events)
-        self._rooms = Rooms(self._events, self._catch_up)
+        self._rooms = Rooms(self._events, self._catch_up, self._leave_again, self._forgotten)
         self._calls = Calls(self._rooms.is_awaited, patience_s)
         self._greeted = False  # it was connected before
         self._last_reason = "no answer"  # why it is not connected
@@ -193,11 +193,13 @@ class ChatClient:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._begin(socket)
-                raise await socket.run(self._rooms.hear)
+                try:
+                    raise await socket.run(self._rooms.hear)
+                finally:
+                    self._calls.socket = None  # before tasks are ended: a reader may ask for more meanwhile
         except* (Lost, Closed) as group:
             ending = group.exceptions[0]
         finally:
-            self._calls.socket = None
             await socket.close()
         if isinstance(ending, Lost):
             if ending.code == _TOKEN_EXPIRED:
@@ -250,6 +252,20 @@ class ChatClient:
         """
         self._rooms.forget(room)
         await self._calls.leave(room)
+
+    def _leave_again(self, room: str) -> None:
+        if self._calls.socket is not None and not self._calls.settles(room):
+            self._tasks.create_task(self._leave_unwanted(room), name=f"out of {room}")
+
+    async def _leave_unwanted(self, room: str) -> None:
+        try:
+            await self._calls.leave(room)
+        except (ChatError, Closed) as error:
+            log.warning("the node still counts us in room %s: %s", room, error)
+
+    def _forgotten(self) -> None:
+        """Calls that wait for a room to be joined again need not."""
+        self._calls.notify()
 
     async def say(self, room: str, text: str, nonce: str | None = None) -> Said:
         """Say something, once, however often the connection is lost meanwhile.

@@ -12,6 +12,10 @@ from bridge.chat.client_events import ChatError
 from bridge.chat.client_socket import Frame, Lost, Socket
 
 REPEAT_MOST_S: Final = 300.0  # after a call was sent first: nodes know a nonce for ten minutes
+RETRY_S: Final = 1.0  # where the node does not say when to try again
+# What nodes answer to a say before they look whether they know its nonce: for a while, or for good.
+_NOT_NOW: Final = frozenset(("rate_limited", "unavailable", "internal"))
+_NOT_LOOKED_AT: Final = frozenset(("not_joined", "forbidden", "too_large"))
 
 
 @dataclass(slots=True, eq=False)
@@ -62,9 +66,13 @@ class Calls:
             async with asyncio.timeout(self._patience_s):
                 while True:
                     socket = await self._usable(call)
-                    self._send_again(call)
+                    repeated = self._send(call)
                     try:
-                        return await socket.ask(type, fields, on_answer=told)
+                        return await socket.ask(type, fields, on_answer=told, patient=True)
+                    except ChatError as error:
+                        if type != "say" or not repeated:
+                            raise
+                        await asyncio.sleep(_again_in(error))
                     except Lost:
                         if self.socket is socket:
                             self.socket = None
@@ -94,13 +102,18 @@ class Calls:
         finally:
             self._calls.discard(call)
 
-    def _send_again(self, call: Call) -> None:
-        """Raises TimeoutError where it is too late: the machine slept, and timers with it."""
+    def settles(self, room: str) -> bool:
+        """Whether a join or leave that waits will settle if the client is in the room."""
+        return any(call.room == room and call.type in ("join", "leave") for call in self._calls)
+
+    def _send(self, call: Call) -> bool:
+        """Whether it was sent before. Raises TimeoutError if it is too late: the machine slept, and timers with it."""
         now = self.clock()
         if now - call.asked_at > self._patience_s or (call.sent_at is not None and now - call.sent_at > REPEAT_MOST_S):
             raise TimeoutError
-        if call.sent_at is None:
-            call.sent_at = now
+        repeated = call.sent_at is not None
+        call.sent_at = call.sent_at if repeated else now
+        return repeated
 
     async def _usable(self, call: Call | None) -> Socket:
         """A connection that is in the call's room, if the client means to be there."""
@@ -116,3 +129,12 @@ class Calls:
         if call is None or call.room is None or call.type == "join":
             return False
         return self._is_awaited(call.room)
+
+
+def _again_in(error: ChatError) -> float:
+    """Seconds until a say that may have been said before is repeated; raises what is known of it, if anything is."""
+    if error.code in _NOT_NOW:
+        return RETRY_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+    if error.code in _NOT_LOOKED_AT:
+        raise ChatError("timeout", f"it may have been said before this: {error}", temporary=True) from error
+    raise error

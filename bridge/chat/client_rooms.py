@@ -54,10 +54,20 @@ class Room:
 
 
 class Rooms:
-    """Puts what rooms are told in line. ``catch_up`` must have a room joined again since its ``place``."""
+    """Puts what rooms are told in line.
 
-    def __init__(self, events: EventQueue, catch_up: Callable[[str], None]) -> None:
-        self._events, self._catch_up = events, catch_up
+    ``catch_up`` must have a room joined again since its ``place``; ``leave`` is told a room that was joined again
+    although the client does not mean to be there any more, ``forgotten`` that there is one less to be joined.
+    """
+
+    def __init__(
+        self,
+        events: EventQueue,
+        catch_up: Callable[[str], None],
+        leave: Callable[[str], None],
+        forgotten: Callable[[], None],
+    ) -> None:
+        self._events, self._catch_up, self._leave, self._forgotten = events, catch_up, leave, forgotten
         self._rooms: dict[str, Room] = {}
         self._behind: set[str] = set()  # not level because the queue was full
 
@@ -91,6 +101,7 @@ class Rooms:
     def forget(self, room_id: str) -> None:
         self._rooms.pop(room_id, None)
         self._behind.discard(room_id)
+        self._forgotten()
 
     def lose(self, room_id: str, error: ChatError) -> None:
         self.forget(room_id)
@@ -101,12 +112,15 @@ class Rooms:
         joined = joined_of(frame)
         room = self._rooms.get(joined.room)
         if room is None:
+            self._leave(joined.room)
             return
         room.here = True
         if not self._events.put(Resumed(room.id, joined.recovered, joined)):
             self._behind.add(room.id)
             return
         for push, event in zip(frame["messages"], joined.messages, strict=True):
+            if joined.recovered and push["offset"] <= room.position.offset:
+                continue  # whoever joined meanwhile was given it
             if not self._events.put(event):
                 self._behind.add(room.id)
                 return

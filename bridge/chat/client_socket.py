@@ -184,10 +184,12 @@ class Socket:
         fields: Mapping[str, Any],
         timeout: float | None = None,
         on_answer: Callable[[Frame], object] | None = None,
+        patient: bool = False,
     ) -> Frame:
         """Send a frame and wait for its answer. Raises ChatError; Lost or Closed if the connection ends before.
 
-        No answer within ``timeout`` seconds (None = 10), and no sign of life either, ends the connection.
+        No answer within ``timeout`` seconds (None = 10), and no sign of life either, ends the connection. A node that
+        shows one is waited for by who is ``patient``, and has its own limit.
         """
         timeout = ANSWER_S if timeout is None else timeout
         if self._gone is not None:
@@ -195,20 +197,22 @@ class Socket:
         id, asked_at = next(self._ids), self._loop.time()
         future: asyncio.Future[Frame] = self._loop.create_future()
         self._pending[id] = future, on_answer
+        why = f"no answer to {type} within {timeout:g} s"
+        look = self._loop.call_later(timeout, self._abort_if_silent, asked_at, why) if patient else None
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(None if patient else timeout):
                 try:
                     await self._send({"type": type, "id": id, **fields})
                 except ConnectionClosed as closed:
                     raise self._ending(closed) from None
                 return await future
         except TimeoutError:
-            why = f"no answer to {type} within {timeout:g} s"
-            if self._heard_at < asked_at:
-                self.abort(why)
+            if self._abort_if_silent(asked_at, why):
                 raise Lost(why) from None
             raise ChatError("timeout", why, temporary=True) from None
         finally:
+            if look is not None:
+                look.cancel()
             self._pending.pop(id, None)
 
     async def watch(self) -> None:
@@ -229,6 +233,12 @@ class Socket:
                 pass
             except (Lost, Closed):
                 return
+
+    def _abort_if_silent(self, since: float, why: str) -> bool:
+        silent = self._heard_at < since
+        if silent:
+            self.abort(why)
+        return silent
 
     def abort(self, why: str) -> None:
         """Give the connection up without a word to the other side, which may not be there."""

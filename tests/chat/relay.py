@@ -27,6 +27,7 @@ class Relay:
         self.frames: list[Frame] = []  # as they came, either way
         self.lose: Callable[[Frame], bool] = lambda frame: False
         self.cut_at: Callable[[Frame], bool] = lambda frame: False  # the frame is lost, and both sides are reset
+        self.before: Callable[[Frame], list[Frame]] = lambda frame: []  # what is passed on before it
         self.instead: Callable[[Frame], Any] = lambda frame: frame  # what is passed on
         self.held = asyncio.Event()  # clear it, and what nodes send waits
         self.held.set()
@@ -55,6 +56,8 @@ class Relay:
                     source.transport.abort()
                     sink.transport.abort()
                 elif not self.lose(frame):
+                    for first in self.before(frame):
+                        await sink.send(json.dumps(first))
                     passed_on = self.instead(frame)
                     await sink.send(message if passed_on is frame else json.dumps(passed_on))
             await sink.close(source.close_code or 1000, source.close_reason or "")
