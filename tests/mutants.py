@@ -40,6 +40,7 @@ SIGN_ON, GUESSES, STOLEN, PRIVATE = (
     f"tests/backoffice/test_{name}.py" for name in ("single_sign_on", "guesses", "stolen", "private")
 )
 BROWSER, IN_JS = "chatserver/static/client.js", "tests/browser/test_client.py"
+UNLUCKY_IN_JS = "tests/browser/test_client_schedules.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,14 @@ MUTANTS = (
         "browser client keeps so many events", BROWSER,
         "if (!this.#put(push, QUEUE)) return false", "this.#put(push, Infinity)",
         (IN_JS, "-k", "does_not_read and not chromium"),
+    ),
+    Mutant(
+        "browser client says nothing again after a sleep", BROWSER, "if (Date.now() > call.until)", "if (false)",
+        (UNLUCKY_IN_JS, "-k", "sleep"),
+    ),
+    Mutant(
+        "browser client calls nothing unsaid", BROWSER, "if (call.type === 'say' && call.repeated)", "if (false)",
+        (UNLUCKY_IN_JS, "-k", "unsaid and kicked"),
     ),
     Mutant(
         "browser client stays away", BROWSER, "if (code >= 4500 && code < 5000)", "if (false)",
