@@ -214,11 +214,19 @@ class TestAShortHistory:
             await client.call("hold")
             for number in range(2010):
                 await relay.push({"type": "notice", "room": None, "level": "info", "text": f"{number}", "seconds": 1})
-            relay.swallow = lambda frame: frame["type"] == "message"
+            back = asyncio.Event()
+
+            def lose(frame: dict[str, Any]) -> bool:
+                if frame["type"] == "joined":
+                    back.set()
+                return frame["type"] == "message"
+
+            relay.swallow = lose
             for number in range(300):
                 await speaker.say("lobby", f"message {number}")
             await relay.close(1012)
-            await client.call("ping")
+            await asyncio.wait_for(back.wait(), PATIENCE_S)
+            await client.call("ping")  # what was sent before has arrived
             relay.swallow = lambda frame: False
             await client.call("read")
             assert (await client.event("lagged"))["events"] >= 11, "more than 2,000, reconnecting, connected"
