@@ -43,6 +43,7 @@ async def test_what_a_plugin_publishes_on_a_room_is_shown_to_its_members(chat: C
     [
         ("message", None), ("notice", None), ("deleted", None), ("room", None), ("message", "room:lobby"),
         ("hello", None), ("ping", None), ("reconnect", None), ("presence", None), ("sanction", "room:lobby"),
+        ("connected", None),
         ("sanction", "control"), ("replaced", "control"), ("shadow", "control"), ("config.reload", "control"),
     ],
 )  # fmt: skip
