@@ -87,6 +87,8 @@ def _growing(samples: Sequence[Sample], _limits: Limits) -> Told | None:
     before = [sample for sample in samples if sample.at <= now.at - GROWING_S]
     if not before or now.lag - before[-1].lag < GROWN:
         return None
+    if any(sample.unknown > now.unknown for sample in (before[-1], *samples) if sample.at >= before[-1].at):
+        return None  # what waits in shards whose primary was away has not come in now
     recent = [sample.lag for sample in samples if sample.at > now.at - GROWING_S]
     thirds = [recent[int(len(recent) * third / 3)] for third in range(3)]
     if thirds != sorted(thirds):

@@ -63,7 +63,7 @@ class Envelope(NamedTuple):
     origin: str | None = None  # id of the command that this one repeats
     traceparent: str | None = None
     due: int | None = None  # ms since the epoch, the server's clock; of a command that was scheduled
-    unless_done: bool = False  # nothing is to be done if ``origin``, whose death was lost, is done after all
+    unless_done: str | None = None  # id of a command whose death was lost; nothing is to be done if that one is done
 
     @property
     def issued_at(self) -> int:
@@ -127,7 +127,7 @@ def decode(shard: int, entry_id: str, flat: Sequence[bytes]) -> Envelope:
             origin=_matching_if_given(COMMAND_ID, "origin", fields),
             traceparent=_text(fields, b"traceparent"),  # one that is malformed is no fault: W3C Trace Context, 4.2
             due=_milliseconds(b"due", fields[b"due"]) if b"due" in fields else None,
-            unless_done=b"unless_done" in fields,
+            unless_done=_matching_if_given(COMMAND_ID, "unless_done", fields),
         )
     except KeyError as error:
         raise BadEntry("undecodable", f"field {error.args[0].decode()!r} is missing") from None

@@ -123,14 +123,15 @@ class Inspector:
 
     async def look(self) -> Look:
         """All nodes and shards whose primary answers. Raises Unreachable only where none does."""
-        now, beats, found = await asyncio.gather(
-            self.now(),
+        asked, beats, found = await asyncio.gather(
+            _if_answered(self.now()),
             _nobody() if self._away(self._keys.live) else _if_answered(self._beats()),
             asyncio.gather(*(_nobody() if self.away(s) else _if_answered(self._row(s)) for s in range(self._shards))),
         )
         rows = {shard: row for shard, row in enumerate(found) if row is not None}
         if beats is None and not rows:
             raise Unreachable("no primary answers")
+        now = await self.now() if asked is None else asked  # whoever did not answer is not connected any more
         nodes = None if beats is None else self._nodes(beats, {shard: row[:2] for shard, row in rows.items()})
         return Look(nodes, _infos(rows, now, nodes or []))
 

@@ -289,9 +289,9 @@ class Worker:
             return too_deadly
         if self._handling.expired(held):
             return None
-        origin = held.envelope.origin if held.envelope.unless_done else None
-        if origin is not None and await self._stream.was_done_after_all(origin):
-            return Refuse(f"{origin}, which it repeats, was done after all")
+        first = held.envelope.unless_done
+        if first is not None and await self._stream.was_done_after_all(first):
+            return Refuse(f"{first}, which it repeats, was done after all")
         if held.counted or held.raw.inherited_from is not None:
             held.counted = True
             await self._stream.start(self.lease, held.raw.id, starts=held.deaths + 1)

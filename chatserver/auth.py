@@ -78,7 +78,8 @@ class Tokens:
         self._fetch, self._clock = fetch, clock
         self._asking = asyncio.Lock()
         self._waiting = 0
-        self._asked_at = self._answered_at = float("-inf")  # the last time; by the monotonic clock
+        # By the monotonic clock: when it was asked for last, when that had ended, and when it was read last.
+        self._asked_at = self._answered_at = self._read_at = float("-inf")
         self._answered_well = True
         self._key: OctKey | KeySet | None = None if key is None else _read_key(key)
         options: dict[str, Any] = {"sub": {"essential": True}, "exp": {"essential": True}}
@@ -99,7 +100,7 @@ class Tokens:
 
     async def refresh(self) -> None:
         """Fetch the key set if it is ``REFRESH_S`` old. While nobody tells the keys, those that were known hold."""
-        if self._fetch is None or time.monotonic() < self._answered_at + REFRESH_S:
+        if self._fetch is None or time.monotonic() < self._read_at + REFRESH_S:
             return
         with contextlib.suppress(KeysAway):
             async with self._asking:
@@ -170,7 +171,7 @@ class Tokens:
             key = _read_key((await self._fetch()).decode())
             if not isinstance(key, KeySet):
                 raise ValueError("no JSON Web Key Set")
-            self._key, self._answered_well = key, True
+            self._key, self._answered_well, self._read_at = key, True, time.monotonic()
         finally:
             self._answered_at = time.monotonic()
 

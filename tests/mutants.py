@@ -178,7 +178,7 @@ MUTANTS = (
     ),
     Mutant(
         "repetition of what was done after all", "bridge/worker.py",
-        "if origin is not None and await", "if False and origin is not None and await",
+        "if first is not None and await", "if False and first is not None and await",
         ("tests/conformance/test_journal.py", "-k", "does_nothing_where"),
     ),
     Mutant(

@@ -29,10 +29,12 @@ from bridge.errors import BridgeError
 
 MAX_EXPORTS, MAX_OF_ONE = 20, 5  # open ones, and those of one operator, or of tokens of one name
 _PAGE = 500
+_WRITTEN_AT_ONCE = 64 * 1024  # bytes, for each of which a slow reader has its time
 _TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 # What a spreadsheet takes for a formula at the beginning of a cell; East Asian ones read wide signs as well. Where it
 # cuts lines at semicolons, as in much of Europe, quotes hold nothing together, and cells begin within a text as well.
-_FORMULA = re.compile('(^|[;\r\n]"*)(?=[=+@\uff1d\uff0b\uff0d\uff20\t\r\n-])')
+_SIGNS = "=+@\uff1d\uff0b\uff0d\uff20-"
+_FORMULA = re.compile(f'^(?=[\t\r\n{_SIGNS}])|[;\r\n]"*(?=[\t\r\n]*[{_SIGNS}])')
 
 EXPORTS = web.AppKey("exports", Counter[str])  # how many are open, by whose they are
 
@@ -68,9 +70,9 @@ async def export(call: Call[ExportQuery, None]) -> web.StreamResponse:
             async for items in read(call):
                 chunk = _chunk(_rows(items), query.format)
                 await _check(call)
-                if chunk:
+                for start in range(0, len(chunk), _WRITTEN_AT_ONCE):
                     async with asyncio.timeout(STALLED_S):
-                        await response.write(chunk)
+                        await response.write(chunk[start : start + _WRITTEN_AT_ONCE])
             async with asyncio.timeout(STALLED_S):
                 await response.write_eof()
         except (TimeoutError, BridgeError) as error:
@@ -169,7 +171,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_UTC_Z).decode().strip('"')
-    return _FORMULA.sub(r"\1'", text)
+    return _FORMULA.sub(r"\g<0>'", text)
 
 
 ROUTES = (

@@ -258,6 +258,8 @@ class ChatClient:
             self._tasks.create_task(self._leave_unwanted(room), name=f"out of {room}")
 
     async def _leave_unwanted(self, room: str) -> None:
+        if self._calls.settles(room):  # somebody has asked for it since
+            return
         try:
             await self._calls.leave(room)
         except (ChatError, Closed) as error:

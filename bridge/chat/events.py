@@ -43,9 +43,8 @@ BROADCASTS: Final[dict[str, type[BaseModel]]] = {
     "cache.drop": CacheDrop,
 }
 # As well as what a node tells a client by itself, on the same socket, and a client its application.
-default.reserve("room:", ("message", "deleted", "notice", "room", "hello", "ready", "ok", "joined", "history", "error",
-                          "ping", "pong", "presence", "reconnect", "sanction", "left", "connected", "reconnecting",
-                          "resumed", "lagged"))  # fmt: skip
+default.reserve("room:", ("message", "deleted", "notice", "room", "hello", "ping", "pong", "presence", "reconnect",
+                          "sanction", "left", "connected", "reconnecting", "resumed", "lagged"))  # fmt: skip
 default.reserve(CONTROL, ("sanction", "replaced", "shadow", *BROADCASTS))
 _ADAPTERS: Final = {name: TypeAdapter[Any](model) for name, model in BROADCASTS.items()}
 

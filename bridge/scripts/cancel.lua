@@ -11,7 +11,10 @@ local current = server_incarnation()
 if ARGV[6] ~= current and ARGV[6] ~= '' then
   return {'other', current}
 end
-local answer, due = withdraw(ARGV[2], ARGV[1], KEYS[3], KEYS[1], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
+local answer, due, stood_behind = withdraw(ARGV[2], ARGV[1], KEYS[3], KEYS[1], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
+if stood_behind then
+  redis.call('HDEL', KEYS[8], stood_behind)
+end
 if answer == 1 then
   record_end(ARGV[2], 'cancelled', ARGV[3], KEYS[2], ARGV[4], KEYS[3], seconds_from(due or 0, ARGV[5]), KEYS[4])
 end

@@ -62,13 +62,13 @@ local function keep_key(due_ms)
   end
 end
 
--- After what was due before it was accepted.
+-- After what was due before it was accepted. ``unless_done``: id of a command; nothing is to be done if that one is.
 local function put_back(unless_done)
   promote_due(STREAM, SCHEDULED, BODIES, MOVED, id_ms(id), step, MOST_DUE, NEWER, seconds)
   local fields = {unpack(ARGV, first, last)}
   if unless_done then
     table.insert(fields, 'unless_done')
-    table.insert(fields, '1')
+    table.insert(fields, unless_done)
   end
   call('HSET', MOVED, id, add(STREAM, step, fields))
   ring(KEYS[12], KEYS[13])
@@ -87,22 +87,37 @@ local function all_letters()
   return found
 end
 
--- Where a command's letter is: its entry may be another one than before, if it died again.
-local function find_letter(command)
-  local function is_its(entry)
-    local found = entry and call('XRANGE', DEAD, entry, entry)[1]
-    return found and found[2][2] == command
-  end
-  if is_its(letter) then
+local function is_letter_of(command, entry)
+  local found = entry and call('XRANGE', DEAD, entry, entry)[1]
+  return found and found[2][2] == command
+end
+
+-- Where a command's letter is, if it is where it was or among the newest.
+local function near_letter(command)
+  if is_letter_of(command, letter) then
     return letter
   end
-  for _, each in ipairs(call('XREVRANGE', DEAD, '+', '-', 'COUNT', 10)) do -- since then, perhaps by a row before this one
+  for _, each in ipairs(call('XREVRANGE', DEAD, '+', '-', 'COUNT', 10)) do
     if each[2][2] == command then
       return each[1]
     end
   end
+end
+
+-- The same, wherever it is: the command may have died again, and others after it.
+local function find_letter(command)
+  local near = near_letter(command)
+  if near then
+    return near
+  end
   letters = letters or all_letters()
-  return is_its(letters[command]) and letters[command]
+  return is_letter_of(command, letters[command]) and letters[command]
+end
+
+local function has_taken_effect(outcome_key)
+  local record = call('GET', outcome_key)
+  local state = record and cjson.decode(record).state
+  return state == 'done' or state == 'cancelled'
 end
 
 local operations = {}
@@ -137,9 +152,11 @@ function operations.cancel()
   if found then
     return found == extra and 'there' or 'late'
   end
-  local word, due = withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
+  local word, due, stood_behind = withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
   if word == 2 then
     return 'late'
+  elseif stood_behind then
+    call('HDEL', REQUEUED, stood_behind)
   end
   record_end(id, 'cancelled', extra, SETTLED, ARGV[5], outcome, seconds_from(due or field('due') or 0, seconds), KEYS[14])
   return 'accepted'
@@ -147,18 +164,21 @@ end
 
 -- Where no node has begun the command that it repeats, and whose death was lost, it takes that one's place: also where it
 -- was cancelled since, which has been put back before, or where the other comes back only later, from somebody else.
--- That one's outcome tells it then. Where a node has begun it, the repetition stands behind it, in case it dies again, and
--- where it has ended, the node that reads the repetition judges by how.
+-- That one's outcome tells it then. Where a node has begun it, the repetition stands behind it, in case it dies again, as does
+-- what repeats that repetition; and where it has ended, the node that reads the repetition judges by how.
 -- `requeued` has only commands with letters, as a field leaves with its letter, or that may get one.
 function operations.requeue()
-  local there, has_letter, has_begun, has_ended = is_there(), find_letter(origin), false, false
+  local there, has_letter, stands_behind, has_ended = is_there(), near_letter(origin), nil, false
   if not has_letter and call('GET', origin_outcome) ~= extra then
-    local word = withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
-    has_begun = word == 2
-    if word == 1 or not trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
-      record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
-    else
-      has_ended = not has_begun
+    has_letter = not there and find_letter(origin)
+    if not has_letter then
+      local word, _, stood_behind = withdraw(origin, group, origin_outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
+      if word == 1 or not trace(origin, origin_outcome, STREAM, SCHEDULED, MOVED, REQUEUED) then
+        stands_behind = stood_behind
+        record_end(origin, 'dead', extra, SETTLED, ARGV[5], origin_outcome, seconds, KEYS[14])
+      else
+        stands_behind, has_ended = origin, word ~= 2
+      end
     end
   end
   if there then
@@ -166,27 +186,35 @@ function operations.requeue()
       call('HSETNX', REQUEUED, origin, id)
     end
     return 'there'
-  elseif superseded() then
+  elseif not (has_ended and has_taken_effect(origin_outcome)) and superseded() then
     return 'superseded'
   end
-  put_back(has_begun or has_ended)
-  if has_letter or has_begun then
-    call('HSET', REQUEUED, origin, id)
+  put_back(stands_behind)
+  if has_letter or stands_behind and not has_ended then
+    call('HSET', REQUEUED, stands_behind or origin, id)
   end
   return 'accepted'
 end
 
 function operations.discard()
-  local found = find_letter(id)
+  local found = near_letter(id)
+  if not found and call('GET', outcome) == extra then
+    return 'there'
+  end
+  found = found or find_letter(id)
   if found then
     call('XDEL', DEAD, found)
     call('HDEL', REQUEUED, id)
     return 'accepted'
   end
-  local word = withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
+  local word, _, stood_behind = withdraw(id, group, outcome, STREAM, SCHEDULED, BODIES, MOVED, REQUEUED)
   if word == 2 then
     return 'late'
-  elseif word == 1 or call('EXISTS', outcome) == 0 then
+  end
+  if stood_behind then
+    call('HDEL', REQUEUED, stood_behind)
+  end
+  if word == 1 or call('EXISTS', outcome) == 0 then
     record_end(id, 'dead', extra, SETTLED, ARGV[5], outcome, seconds, KEYS[14])
     return 'accepted'
   end

@@ -1,18 +1,7 @@
 -- withdraw (include): take a command that no node has read off the stream or the schedule.
 --!include trace
--- Of a repetition that stands behind a command which may die again: that one's letter, if it gets one, can be sent again.
-local function forget_repetition(fields, requeued_key)
-  local origin, stands_behind
-  for i = 1, #fields, 2 do
-    origin = fields[i] == 'origin' and fields[i + 1] or origin
-    stands_behind = stands_behind or fields[i] == 'unless_done'
-  end
-  if stands_behind and origin then
-    redis.call('HDEL', requeued_key, origin)
-  end
-end
-
--- returns 1 withdrawn, 0 not there, 2 delivered already; and when it was due, if it was scheduled still
+-- returns 1 withdrawn, 0 not there, 2 delivered already; when it was due, if it was scheduled still; and the command that
+--         it stood behind, if it repeated one that may die again: who withdraws it for good takes that one out of `requeued`
 local function withdraw(id, group, outcome_key, stream, scheduled_key, bodies_key, moved_key, requeued_key)
   local due = redis.call('ZSCORE', scheduled_key, id)
   if due then
@@ -28,10 +17,13 @@ local function withdraw(id, group, outcome_key, stream, scheduled_key, bodies_ke
   if not pending.err and #pending > 0 then
     return 2
   end
-  forget_repetition(redis.call('XRANGE', stream, entry, entry)[1][2], requeued_key)
+  local fields, stood_behind = redis.call('XRANGE', stream, entry, entry)[1][2], nil
+  for i = 1, #fields, 2 do
+    stood_behind = fields[i] == 'unless_done' and fields[i + 1] or stood_behind
+  end
   redis.call('XDEL', stream, entry)
   redis.call('HDEL', moved_key, id)
-  return 1
+  return 1, nil, stood_behind
 end
 
 -- The record of a command that ended without a handler.

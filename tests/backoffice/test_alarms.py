@@ -73,6 +73,15 @@ def test_a_growing_lag_is_told(per_second: int, raised: bool) -> None:
     assert ("lag_growing" in codes(alarms)) is raised
 
 
+def test_what_waits_in_a_shard_that_is_back_has_not_grown() -> None:
+    alarms, samples = Alarms(LIMITS), []
+    for second in range(int(GROWING_S) * 2):
+        away = second < GROWING_S + 10
+        samples.append(sample(float(second), lag=0 if away else 500, unknown=3 if away else 0))
+        alarms.look(samples)
+        assert "lag_growing" not in codes(alarms)
+
+
 def test_a_short_stop_is_no_alarm() -> None:
     alarms, samples = Alarms(LIMITS), []
     for second in range(30):

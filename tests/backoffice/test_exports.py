@@ -104,7 +104,7 @@ def test_no_part_of_a_text_is_a_formula_where_semicolons_separate(start: str, ev
 
 
 def test_a_text_without_formulas_stays_as_it_is() -> None:
-    for text in ("spam; a-b=c", "a;b", "1;2\n3", "so; so", "x=1+1", 'said "=)"', ""):
+    for text in ("spam; a-b=c", "a;b", "1;2\n3", "a\n\nb", "a;\r\nb", "so; so", "x=1+1", 'said "=)"', ""):
         assert export._cell(text) == text
 
 
@@ -221,6 +221,19 @@ async def test_who_does_not_read_an_export_is_cut_off(reader: Reader, monkeypatc
         await reader.none_is_open()
         with pytest.raises(aiohttp.ClientError):
             await response.read()
+
+
+async def test_a_slow_reader_has_time_for_each_small_part(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, write = list[int](), web.StreamResponse.write
+
+    async def note(response: web.StreamResponse, data: bytes) -> None:
+        sizes.append(len(data))
+        await write(response, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", note)
+    async with reader.asking() as response:
+        assert len(await response.read()) == sum(sizes) > LINES * 50_000
+    assert max(sizes) <= 64 * 1024
 
 
 async def test_an_export_that_is_read_in_time_is_whole(reader: Reader) -> None:

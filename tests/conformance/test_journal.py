@@ -442,6 +442,40 @@ async def test_a_requeue_is_done_in_its_place_where_a_node_had_begun_its_command
     assert result.skipped == [(id, "already_requeued")]
 
 
+@pytest.mark.parametrize("then", ["done", "dead"])
+async def test_a_requeue_of_a_requeue_stands_behind_the_first_command_too(
+    own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder, then: str
+) -> None:
+    desk.handle = gate = Gate(Once())
+    await own_fleet.node("node-first", max_attempts=1)
+    first = (await do(publisher, 7)).id
+    await until(lambda: gate.entered)
+    past, ids = Past(own_fleet.server), [first]
+    gate.open()
+    for _ in range(2):
+        await publisher.outcome(ids[-1], wait=5)
+        [(_, new_id)] = (await publisher.dead.requeue([ids[-1]], by="operator", reason="again")).done
+        ids.append(str(new_id))
+    await own_fleet.leave("node-first")
+    put_back = put_back_nothing(publisher)
+    await past.return_()
+    await until(lambda: publisher.redis.connected)
+    await put_back()
+
+    async def fail_again(command: Command[Do]) -> Any:
+        if command.id == first and then == "dead":
+            raise ValueError("again")
+        return await note(command)
+
+    desk.handle = fail_again
+    await own_fleet.node("node-second", max_attempts=1)
+    await events.wait_for(Settled, id=ids[2], state="rejected" if then == "done" else "done")
+    assert await own_fleet.log() == [7]
+    assert await state(publisher, first) == then
+    result = await publisher.dead.requeue([first], by="operator", reason="again")
+    assert result.skipped == [(first, "not_found" if then == "done" else "already_requeued")]
+
+
 async def test_a_requeue_is_rejected_where_its_command_was_done_meanwhile(
     own_fleet: Fleet, publisher: Bridge, desk: Desk, events: Recorder
 ) -> None:
