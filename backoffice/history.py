@@ -169,10 +169,13 @@ class History:
 
     async def _ask_for_repeated(self) -> None:
         ids = [self._repeated.popleft() for _ in range(min(len(self._repeated), _ASKED_AT_ONCE))]
+        away = [id for id in ids if self._bridge.inspector.away(shard_of_id(id))]
+        asked = [id for id in ids if id not in away]
+        self._repeated += away  # behind those that can be asked for
         try:
-            self._waiting += [outcome for outcome in await self._now(ids) if outcome is not None]
+            self._waiting += [outcome for outcome in await self._now(asked) if outcome is not None]
         except BaseException as error:
-            self._repeated.extendleft(reversed(ids))
+            self._repeated.extendleft(reversed(asked))
             if not isinstance(error, Unreachable):
                 raise
 
@@ -300,10 +303,13 @@ class History:
         if self._bridge.inspector.away(shard_of_id(outcome.id)):
             return outcome
         try:
-            return await self._bridge.outcome(outcome.id) or outcome
+            now = await self._bridge.outcome(outcome.id)
         except Exception as error:  # a list shows what is known
             log.debug("an open command could not be asked for", id=outcome.id, cause=str(error))
             return outcome
+        if now is not None:
+            self.missing.note(outcome.id, known=True)
+        return now or outcome
 
 
 def _open(before: int, after: tuple[int, str] | None) -> Select[Any]:

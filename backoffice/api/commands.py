@@ -243,7 +243,10 @@ async def _outcome(call: Call[NoQuery, None], id: str) -> Outcome:
     except Invalid:  # the shard that it names is none of ours
         outcome = None
     history = call.request.app[HISTORY]
-    outcome = outcome or await history.get(id)
+    if outcome is not None:
+        history.missing.note(id, known=True)  # a journal may have brought it back since it was asked for
+        return outcome
+    outcome = await history.get(id)
     if outcome is None or (not outcome.ended and id in history.missing):
         raise not_found(f"command {id}")
     return outcome

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, cast
+
 import orjson
 from aiohttp import web
 
 from backoffice.api import commands
+from backoffice.api.command_views import plain
+from backoffice.problems import Problem, not_found
+from backoffice.routes import HISTORY, Call, reply
 from backoffice.ui.acts import VERBS, Act, call, command, issuing_role
 from backoffice.ui.frame import Page, add_page
 
@@ -13,7 +19,7 @@ OPEN = ("accepted", "scheduled")
 
 
 async def show(page: Page) -> web.StreamResponse:
-    told = await page.ask(commands.show, id=page.part("id"))
+    told = await _told(page, page.part("id"))
     acts: list[Act] = []
     words, type, subject = page.words, told["type"], told["subject"]
     if told["state"] in OPEN:
@@ -32,6 +38,33 @@ async def show(page: Page) -> web.StreamResponse:
         user=told["payload"].get("user") if isinstance(told["payload"], dict) else None,
         topics="commands,alarms",
     )
+
+
+def mark_lost(page: Page, shown: Iterable[dict[str, Any]]) -> None:
+    """Commands that the history has as open, and no server knows any more, become ``unknown``."""
+    missing = page.request.app[HISTORY].missing
+    for told in shown:
+        if told["state"] in OPEN and told["id"] in missing:
+            told["state"] = "unknown"
+
+
+async def _told(page: Page, id: str) -> dict[str, Any]:
+    """What the API tells of it; of a lost one, which is not there for the API, what the history still has."""
+    try:
+        return cast(dict[str, Any], await page.ask(commands.show, id=id))
+    except Problem as met:
+        if met.status != 404:
+            raise
+    told: dict[str, Any] = await page.ask(_kept, id=id)
+    mark_lost(page, [told])
+    return told
+
+
+async def _kept(call: Call[Any, None]) -> web.Response:
+    outcome = await call.request.app[HISTORY].get(call.part("id"))
+    if outcome is None:
+        raise not_found(f"command {call.part('id')}")
+    return reply(plain(outcome))
 
 
 def _pretty(value: object) -> str:

@@ -9,8 +9,7 @@ from aiohttp import web
 
 from backoffice.api import search
 from backoffice.problems import Fault, Problem, invalid
-from backoffice.routes import HISTORY
-from backoffice.ui.command import OPEN
+from backoffice.ui.command import mark_lost
 from backoffice.ui.frame import Page, add_page, query_of
 from bridge.envelope import COMMAND_ID
 
@@ -51,10 +50,7 @@ async def show(page: Page) -> web.StreamResponse:
             raise web.HTTPSeeOther(f"/commands/{_id(wanted['id'])}")
         query = query_of(search.CommandQuery, {**wanted, "limit": PAGE, "cursor": page.given("cursor")})
         answer = await page.ask(search.listing, query)
-        missing = page.request.app[HISTORY].missing
-        for item in answer["items"]:
-            if item["state"] in OPEN and item["id"] in missing:
-                item["state"] = "unknown"
+        mark_lost(page, answer["items"])
     except Problem as met:
         if met.status != 422:
             raise

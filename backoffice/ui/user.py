@@ -8,6 +8,7 @@ from aiohttp import web
 
 from backoffice.api import search, users
 from backoffice.ui.acts import command
+from backoffice.ui.command import mark_lost
 from backoffice.ui.frame import Page, add_page, query_of
 from backoffice.ui.sanctions import lift
 
@@ -21,6 +22,7 @@ async def show(page: Page) -> web.StreamResponse:
 async def show_one(page: Page, id: str) -> web.StreamResponse:
     query = query_of(search.CommandQuery, {"user": id, "limit": 30})
     user, history = await asyncio.gather(page.ask(users.show, id=id), page.ask(search.listing, query))
+    mark_lost(page, history["items"])
     return page.render(
         "user.html",
         user=user,

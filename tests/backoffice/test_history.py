@@ -7,7 +7,8 @@ import csv
 import io
 import re
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
@@ -391,7 +392,8 @@ async def test_a_command_that_the_servers_lost_is_unknown_and_not_accepted_for_e
     monkeypatch.setattr(history, "STALE_MS", 100)
     monkeypatch.setattr("backoffice.missing.LOST_AFTER_S", 3600.0)
     async with backoffice(settings(server.url)) as api:
-        kept, lost = [(await api.issue("room.open", "room:lobby", {})).json["id"] for _ in range(2)]
+        mute = "member.mute", "room:lobby", {"user": "ann", "seconds": 77}
+        kept, lost = [(await api.issue(*mute)).json["id"] for _ in range(2)]
         await find(api, 2, "state=accepted")
         shard, _, entry = lost.partition("-")
         async with Bridge.connect(settings(server.url)) as bridge:
@@ -409,9 +411,57 @@ async def test_a_command_that_the_servers_lost_is_unknown_and_not_accepted_for_e
         await until(unknown, 30)
         assert await status(kept) == 200
         assert (await api.delete(f"/commands/{lost}")).status == 404
-        async with aiohttp.ClientSession(api.url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
-            form = {"name": "admin", "password": PASSWORD, "next": "/commands"}
-            async with browser.post("/login", data=form, headers={"Sec-Fetch-Site": "same-origin"}) as page:
-                listed = await page.text()
-        states = dict(re.findall(r'id="row-([\d-]+)">\s*<td><span class="badge \w+">(\w+)<', listed))
-        assert states == {kept: "accepted", lost: "unknown"}
+        async with browsing(api) as page:
+            for path in ("/commands", "/users/ann"):
+                assert states(await page(path)) == {kept: "accepted", lost: "unknown"}
+            shown, cancelled = await page(f"/commands/{lost}"), "Cancel the command"
+            assert all(text in shown for text in (">unknown<", "&#34;seconds&#34;: 77", "Issue one like it"))
+            assert cancelled in await page(f"/commands/{kept}")
+            assert cancelled not in shown
+
+
+async def test_a_command_that_a_journal_brought_back_is_there_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "STALE_MS", 100)
+    monkeypatch.setattr("backoffice.missing.LOST_AFTER_S", 0.0)
+    async with backoffice(settings(server.url)) as api, browsing(api) as page:
+        listed, asked = [(await api.issue("room.open", f"room:{id}", {})).json["id"] for id in ("listed", "asked")]
+        await find(api, 2, "state=accepted")
+        raw = server.client()
+        async with Bridge.connect(settings(server.url)) as bridge:
+            keys = [bridge.keys.commands(int(id.partition("-")[0])) for id in (listed, asked)]
+        for key, id in zip(keys, (listed, asked), strict=True):
+            await raw.copy(key, f"{key}:journal")
+            await raw.xdel(key, id.partition("-")[2])
+
+        async def unknown() -> bool:
+            return [(await api.get(f"/commands/{id}")).status for id in (listed, asked)] == [404, 404]
+
+        await until(unknown, 30)
+        monkeypatch.setattr(history, "STALE_MS", 3_600_000)  # no round asks for them again
+        for key in keys:
+            await raw.rename(f"{key}:journal", key)
+        assert states(await page("/commands?q=subject:room:listed")) == {listed: "accepted"}
+        assert (await api.get(f"/commands/{asked}")).json["state"] == "accepted"
+        assert (await api.delete(f"/commands/{asked}")).json["state"] == "cancelled"
+
+
+@asynccontextmanager
+async def browsing(api: Api) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
+    """What reads pages, logged in."""
+
+    async with aiohttp.ClientSession(api.url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+
+        async def read(path: str) -> str:
+            async with browser.get(path, raise_for_status=True) as page:
+                return await page.text()
+
+        form = {"name": "admin", "password": PASSWORD, "next": "/"}
+        async with browser.post("/login", data=form, headers={"Sec-Fetch-Site": "same-origin"}, raise_for_status=True):
+            yield read
+
+
+def states(page: str) -> dict[str, str]:
+    """Of the commands that a page lists."""
+    return dict(re.findall(r'id="row-([\d-]+)">\s*<td><span class="badge \w+">(\w+)<', page))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from backoffice.history import History
+from backoffice.records import Records
 from bridge.client import Bridge
+from bridge.errors import Unreachable
 from tests.backoffice.conftest import serving
 from tests.backoffice.service import TOKENS, Api, backoffice, settings
 from tests.recorder import Recorder
@@ -55,6 +60,41 @@ async def test_while_a_primary_is_away_the_back_office_goes_on_with_the_others(
         finally:
             cluster.cont(victim)
         await until(lambda: silent(api, []), 60, what="all shards are known again")
+
+
+async def test_what_repeats_dead_commands_of_a_primary_that_is_away_holds_up_no_other_rows(
+    start_topology: Callable[..., Awaitable[ManyServers]], tmp_path: Path
+) -> None:
+    cluster = await start_topology(ManyServers, replicas=0, node_timeout_ms=2000, cluster_require_full_coverage="no")
+    config = settings(cluster.url, shards=SHARDS)
+    url = f"sqlite+aiosqlite:///{tmp_path}/history.sqlite3"
+    async with Bridge.connect(config, timeout=1.0) as bridge, Records.open(url) as records:
+        fed, victim = History(records, bridge), await cluster.owner(bridge.keys.commands(0))
+        owners = [await cluster.owner(bridge.keys.commands(shard)) for shard in range(SHARDS)]
+        there = next(shard for shard in range(SHARDS) if owners[shard] is not victim)
+        rooms = [room_in(bridge, shard, 0) for shard in (0, there)]
+        held, other = [(await bridge.publish("room.open", room, {}, by="ann")).id for room in rooms]
+
+        async def away() -> bool:
+            with suppress(Unreachable):
+                await bridge.outcome(held)  # who asks for nothing notices nothing
+            return bridge.inspector.away(0)
+
+        cluster.stop(victim)
+        try:
+            await until(away, 60, what="the primary is away")
+            fed.repeated(held)
+            fed.repeated(other)
+            await fed.step()
+            assert [await fed.get(id) is not None for id in (held, other)] == [False, True]
+        finally:
+            cluster.cont(victim)
+
+        async def kept() -> bool:
+            await fed.step()
+            return await fed.get(held) is not None
+
+        await until(kept, 60, what="it is a row once the primary is back")
 
 
 def room_in(bridge: Bridge, shard: int, index: int) -> str:
