@@ -12,21 +12,21 @@ from backoffice.routes import PREFIX, WATCH
 from backoffice.ui.acts import call, why_not
 from backoffice.ui.frame import Page, add_page, query_of
 
-ROOMS = 500  # to choose from, of one page
+ROOMS = 500  # that the field offers; it takes the id of any
 
 
 async def show(page: Page) -> web.StreamResponse:
     words = page.words
-    found = await page.ask(rooms.listing, query_of(Paged, {"limit": ROOMS, "cursor": page.given("cursor")}))
+    found = await page.ask(rooms.listing, query_of(Paged, {"limit": ROOMS}))
     samples = page.request.app[WATCH].sampler.fine
     known = samples[-1].clients if samples else 0
     clients = "–" if known is None else known
     act = {"method": "POST", "path": f"{PREFIX}/broadcasts", "command": False, "label": words("Announce"),
-           "body": {"type": "notice.flash"}, "sentence": words("Show this to everybody in {what}?"),
+           "body": {"type": "notice.flash", "scope": "all"}, "sentence": words("Show this to everybody in {what}?"),
            "to_all": words("Show this to everybody: {n} clients?", n=clients)}  # fmt: skip
     return page.render(
         "announce.html",
-        found=found,
+        offered=found["items"],
         clients=clients,
         form=orjson.dumps(act).decode(),
         why=why_not(page, Role.OPERATOR),

@@ -70,6 +70,7 @@ PAGES: dict[str, str] = {
     # Announce
     "Who sees it": "받는 사람",
     "everybody: {n} clients": "모두: 클라이언트 {n}개",
+    "Everybody, unless the id of one room is written here.": "비워 두면 모두가 보고, 방 ID를 쓰면 그 방에서만 봅니다.",
     "Shown for seconds": "표시 시간(초)",
     "Show this to everybody: {n} clients?": "모두에게 보일까요? 클라이언트 {n}개가 받습니다.",
     "Show this to everybody in {what}?": "{what} 방의 모두에게 보일까요?",

@@ -13,6 +13,7 @@ from backoffice.ui import dead_letters as page
 from bridge.shards import shard_of
 from tests.backoffice.service import Api
 from tests.browser.desk import Desk, Sit
+from tests.browser.test_admin_live import PUT_AWAY
 from tests.chatserver.conftest import SHARDS, Chat, RunningNode
 from tests.servers import Server
 from tests.waiting import until
@@ -149,3 +150,22 @@ async def test_one_is_mended_and_sent_again_and_a_second_time_says_so(bury: Bury
     await expect(desk.page.locator(".facts")).to_contain_text("Requeued as")
     await form.get_by_role("button", name="Requeue").click()
     await expect(desk.outcome).to_contain_text("Requeue: done; 0 done, 1 skipped (already requeued)")
+
+
+async def test_the_page_of_one_that_is_discarded_stays_live(bury: Bury, api: Api, sit: Sit) -> None:
+    await bury(1)
+    [letter] = (await api.get("/dead")).json["items"]
+    path = f"/dead/{letter['id']}"
+    desk = await opened(sit, path)
+    desk.expected = ("404",)
+    title = await desk.page.title()
+    await desk.page.get_by_role("button", name="Discard").click()
+    await desk.dialog.get_by_label("Reason").fill("it is old")
+    await desk.dialog.get_by_label("Write discard to go on").fill("discard")
+    async with desk.page.expect_response(lambda answer: answer.url.endswith(path) and answer.status == 404):
+        await desk.dialog.get_by_role("button", name="Discard").click()
+    async with desk.page.expect_request(f"**{path}"):  # sent once what the answer before says is on the page
+        await desk.page.evaluate(PUT_AWAY, False)
+    await desk.live()
+    await expect(desk.page).to_have_title(title)
+    await expect(desk.outcome).to_contain_text("Discard: done; 1 done")

@@ -125,6 +125,7 @@ function read(input) {
     case 'list': return text === '' ? undefined : text.split(/[\s,]+/)
     case 'json': return text === '' ? undefined : JSON.parse(text)
     case 'time': return text === '' ? undefined : new Date(text).toISOString()
+    case 'room': return text === '' ? undefined : `room:${text}`
     default: return text === '' ? undefined : text
   }
 }

@@ -93,14 +93,16 @@ async function load() {
   busy = true
   wanted = Infinity
   last = Date.now()
-  const text = await read()
+  const { status, text } = await read()
   const untouched = paused ? [] : parts().filter((part) => !part.querySelector('[data-row] input:checked'))
   const targets = [...untouched, document.getElementById('top-state')]
   const there = targets.filter(({ id }) => text.includes(` id="${id}"`))
-  // What is not there of a page that says why it cannot be shown stays as it was, and is not called live.
-  failures = there.length < targets.length ? failures + 1 : 0
+  // What is not there of a page that says why it cannot be shown stays as it was, and is not called live; except
+  // where what it showed is no more (a dead letter that was discarded), which asking again does not change.
+  const whole = there.length === targets.length, gone = status === 404 && there.length > 0
+  failures = whole || gone ? 0 : failures + 1
   for (const target of there) {
-    await htmx.swap({ text: keep(text), target, select: `#${target.id}`, swap: `outerMorph ignoreTitle:${failures > 0}` })
+    await htmx.swap({ text: keep(text), target, select: `#${target.id}`, swap: `outerMorph ignoreTitle:${!whole}` })
   }
   light()
   label()
@@ -110,14 +112,14 @@ async function load() {
   if (wanted < Infinity) refresh(wanted)
 }
 
-// The page as it is now; nothing where nobody answers.
+// The page as it is now; no text where nobody answers.
 async function read() {
   try {
     const answer = await fetch(location.href, { redirect: 'manual', signal: AbortSignal.timeout(PATIENCE_MS) })
     if (answer.type === 'opaqueredirect') ended()
-    return await answer.text()
+    return { status: answer.status, text: await answer.text() }
   } catch {
-    return ''
+    return { status: 0, text: '' }
   }
 }
 
