@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backoffice.bulk import Insert
 from backoffice.tables import audit, audit_heads
@@ -74,14 +73,6 @@ def _plain(given: str) -> str:
     if given.isascii() and "\0" not in given:
         return given
     return given.replace("\0", "\ufffd").encode(errors="replace").decode()
-
-
-async def entries_of(connection: AsyncConnection) -> AsyncIterator[Entry]:
-    """All entries, each chain in order, without loading them at once."""
-    columns = [audit.c[name] for name in Entry._fields]
-    result = await connection.stream(select(*columns).order_by(audit.c.chain, audit.c.seq))
-    async for row in result:
-        yield Entry(*row)
 
 
 def _read_head(connection: Connection, chain: str) -> tuple[int, str]:

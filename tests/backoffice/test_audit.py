@@ -18,7 +18,7 @@ from sqlalchemy.util import await_only
 from backoffice import audit_rows
 from backoffice.app import make_app, routes
 from backoffice.audit import MAX_WAITING, Audit
-from backoffice.audit_rows import Act, Line, entries_of
+from backoffice.audit_rows import Act, Line
 from backoffice.config import BackofficeSettings
 from backoffice.problems import from_error, unreachable
 from backoffice.records import Records, RecordsUnavailable
@@ -37,7 +37,7 @@ from bridge.errors import (
     ServerFull,
     Unreachable,
 )
-from tests.backoffice.audited import audited
+from tests.backoffice.audited import audited, entries_of
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import PASSWORD, PATIENCE_S, Answer, Api
 from tests.servers import Server

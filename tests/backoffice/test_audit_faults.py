@@ -16,13 +16,13 @@ from sqlalchemy import select, text
 from backoffice.access import PLAIN_COOKIE
 from backoffice.api import commands
 from backoffice.audit import NOT_BEGUN, Audit
-from backoffice.audit_rows import Act, entries_of
+from backoffice.audit_rows import Act
 from backoffice.records import Records, RecordsUnavailable
 from backoffice.tables import audit
 from bridge.chain import Verifier
 from bridge.config import BridgeSettings
 from bridge.keys import Keys
-from tests.backoffice.audited import audited
+from tests.backoffice.audited import audited, entries_of
 from tests.backoffice.conftest import both_databases
 from tests.backoffice.service import Api, backoffice
 from tests.postgres import processes

@@ -13,11 +13,11 @@ from typing import Any
 
 import aiohttp
 
-from backoffice.audit_rows import entries_of
 from backoffice.records import Records
 from bridge.chain import Verifier
 from bridge.child import Child
 from bridge.client import Bridge
+from tests.backoffice.audited import entries_of
 from tests.backoffice.service import PASSWORD
 from tests.postgres import Postgres
 from tests.servers import Server

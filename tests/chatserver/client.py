@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from tests.chatserver.schemas import check_received, check_sent
+from tests.waiting import until
 
 SECRET = "a secret of more than thirty-two bytes"
 PATIENCE_S = 20
@@ -130,6 +132,12 @@ async def signed_in(url: str, user: str = "u1", *rooms: str, **claims: Any) -> A
         client.ready = await client.ask("auth", token=token(user, **claims))
         assert client.ready["type"] == "ready", client.ready
         for room in rooms:
-            joined = await client.ask("join", room=room)
-            assert joined["type"] == "joined", joined
+            await until(partial(joined, client, room))
         yield client
+
+
+async def joined(client: ChatClient, room: str) -> bool:
+    """False: the node says to try again, as a busy one does."""
+    answer = await client.ask("join", room=room)
+    assert answer["type"] == "joined" or answer["temporary"], answer
+    return bool(answer["type"] == "joined")
