@@ -127,6 +127,7 @@ class Redis:
         self._look_failed = False  # said so already
         self._stirred = asyncio.Event()  # reason to look before it is time
         self._watch: asyncio.Task[None] | None = None
+        self._closed = False
 
     @classmethod
     async def connect(cls, url: str, *, patience_s: float = 0.0, **options: Any) -> Redis:
@@ -217,6 +218,8 @@ class Redis:
         return await asyncio.gather(*(link.send(*arguments) for link in self.links.values()))
 
     async def close(self) -> None:
+        """Calls that wait fail at once from now on, as do those that come."""
+        self._closed = True
         for task in (self._watch, self._looking):
             if task is not None:
                 task.cancel()
@@ -242,7 +245,7 @@ class Redis:
         """Until the deadline: find the primary, wait for its connection, send."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout
-        while (left := deadline - loop.time()) > 0:
+        while not self._closed and (left := deadline - loop.time()) > 0:
             server = self._server(where)
             if server is not None and server.link is None and self._topology.fixed:
                 await server.changed(left)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bridge import connection
 from bridge import link as link_module
 from bridge.connection import Redis
 from bridge.errors import (
@@ -215,6 +216,35 @@ async def test_without_a_connection_calls_fail_within_the_deadline(proxy: Proxy)
             for _ in range(2):
                 with pytest.raises(Unreachable):
                     await redis.call("PING")
+
+
+async def test_whoever_calls_again_and_again_does_not_hold_up_the_end(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = await Redis.connect(proxy.url, timeout=0.5)
+    waits, failed, begun, changed = 0, 0, asyncio.Event(), connection.Server.changed
+
+    async def count(server: connection.Server, within_s: float) -> None:
+        nonlocal waits
+        waits += 1
+        await changed(server, within_s)
+
+    async def ask() -> None:
+        nonlocal failed
+        while failed < 10:
+            begun.set()
+            try:
+                await redis.call("PING")
+            except BridgeError:
+                failed += 1
+
+    monkeypatch.setattr(connection.Server, "changed", count)
+    proxy.black_hole()
+    asking = asyncio.create_task(ask())
+    await begun.wait()
+    await redis.close()
+    await asking
+    assert waits < 10
 
 
 async def test_what_waits_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
