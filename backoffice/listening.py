@@ -15,6 +15,7 @@ from aiohttp import web
 from backoffice.metrics import METRICS
 from backoffice.middleware import REQUEST_ID_HEADER, Frame
 from backoffice.problems import Problem
+from backoffice.ui.site import NOWHERE
 
 IDLE_SECONDS = 5.0  # without a complete request head
 LINGERING_SECONDS = 2.0  # reading on what nobody wants, so that the caller gets to read the answer
@@ -57,7 +58,7 @@ async def listening(app: web.Application, host: str, port: int, tls: SSLContext 
         await runner.setup()  # what was set up before the part that fails is taken down as well
         server = runner.server
         assert server is not None
-        server.request_handler = Frame(server.request_handler, app[METRICS])  # type: ignore[assignment]
+        server.request_handler = Frame(server.request_handler, app[NOWHERE], app[METRICS])  # type: ignore[assignment]
         protocol = partial(
             Protocol,
             server,

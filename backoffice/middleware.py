@@ -33,8 +33,9 @@ Inner = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Frame:
     """Wraps aiohttp's own request handler, so that routing and its errors happen inside."""
 
-    def __init__(self, inner: Inner, metrics: Metrics) -> None:
-        self._inner, self._metrics = inner, metrics
+    def __init__(self, inner: Inner, nowhere: Inner, metrics: Metrics) -> None:
+        """``nowhere``: answers what ``inner`` does not know, or raises HTTPNotFound."""
+        self._inner, self._nowhere, self._metrics = inner, nowhere, metrics
         self._boot, self._serial = secrets.token_hex(4), itertools.count(1)
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -52,7 +53,10 @@ class Frame:
 
     async def _answer(self, request: web.Request, request_id: str) -> web.StreamResponse:
         try:
-            return await self._inner(request)
+            try:
+                return await self._inner(request)
+            except web.HTTPNotFound:
+                return await self._nowhere(request)
         except Problem as problem:
             if problem.status == 403:
                 log.warning("forbidden", request_id=request_id, path=request.path, detail=problem.detail)

@@ -22,7 +22,7 @@ from bridge.urls import topology_of
 DEFAULT_TIMEOUT_S = 1.0  # per call and per connection attempt; fail-over detection must be at least twice that
 START_TIMEOUT_S = 10.0  # for the first connection of a process: Redis may be as busy as the machine is at its start
 LOOK_EVERY_S = 1.0  # for primaries that moved without telling us
-LOOK_OFTEN_S = 0.2  # while one is not connected
+LOOK_OFTEN_S = 0.1  # while one is not connected, or about to be replaced
 _RECONNECT_FIRST_S, _RECONNECT_MOST_S = 0.02, 0.5
 _LOOK_AT_MOST_EVERY_S = 0.05
 _KEYLESS = frozenset({"PING", "TIME", "CONFIG", "INFO"})
@@ -126,7 +126,7 @@ class Redis:
         self._looked_at = 0.0
         self._look_failed = False  # said so already
         self._stirred = asyncio.Event()  # reason to look before it is time
-        self._watch: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._closed = False
 
     @classmethod
@@ -145,7 +145,11 @@ class Redis:
             await redis.close()
             raise
         if not redis._topology.fixed:
-            redis._watch = asyncio.create_task(redis._keep_looking(), name="topology")
+            listening = redis._topology.listen(redis.look_soon, redis.timeout)
+            redis._watching = [
+                asyncio.create_task(redis._keep_looking(), name="topology"),
+                asyncio.create_task(listening, name="topology-listen"),
+            ]
         return redis
 
     def on_moved(self, listener: Callable[[], None]) -> None:
@@ -220,7 +224,7 @@ class Redis:
     async def close(self) -> None:
         """Calls that wait fail at once from now on, as do those that come."""
         self._closed = True
-        for task in (self._watch, self._looking):
+        for task in (*self._watching, self._looking):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -290,8 +294,9 @@ class Redis:
 
     async def _keep_looking(self) -> None:
         while True:
+            calm = self.connected and not self._topology.restless
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S if self.connected else LOOK_OFTEN_S):
+                async with asyncio.timeout(LOOK_EVERY_S if calm else LOOK_OFTEN_S):
                     await self._stirred.wait()
             self._stirred.clear()
             await self.look()

@@ -9,18 +9,16 @@ and a channel is followed to its new primary as soon as anybody learns of it: by
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bridge.connection import Redis
-from bridge.errors import BridgeError, Unreachable
+from bridge.errors import BridgeError
+from bridge.hearing import Hearing
 from bridge.link import Endpoint, Link
 from bridge.telemetry import Disconnected, Resubscribed, StepFailed, Telemetry
 from bridge.topology import slot_of
-
-PING_EVERY_S = 1.0
-_RECONNECT_FIRST_S, _RECONNECT_MOST_S = 0.02, 0.5
 
 
 class Subscription:
@@ -44,74 +42,40 @@ class _Receiver:
         on_refused: Callable[[_Receiver, BridgeError], bool],
         on_lost: Callable[[], None],
     ) -> None:
-        self._endpoint, self._timeout, self._telemetry = endpoint, timeout, telemetry
-        self._on_push, self._on_refused, self._on_lost = on_push, on_refused, on_lost
-        self._link: Link | None = None
+        self._endpoint, self._telemetry, self._on_lost = endpoint, telemetry, on_lost
+        self._hearing = Hearing(
+            endpoint,
+            timeout=timeout,
+            on_open=self._opened,
+            on_push=partial(on_push, self),
+            on_refused=partial(on_refused, self),
+            on_lost=self._lost,
+        )
+        self.run = self._hearing.run
         self.channels: set[bytes] = set()
 
     @property
     def connected(self) -> bool:
-        return self._link is not None
+        return self._hearing.link is not None
 
     def add(self, channel: bytes) -> None:
         self.channels.add(channel)
-        if self._link is not None:
-            self._link.write("SSUBSCRIBE", channel)
+        if (link := self._hearing.link) is not None:
+            link.write("SSUBSCRIBE", channel)
 
     def remove(self, channel: bytes) -> None:
         self.channels.discard(channel)
-        if self._link is not None:
-            self._link.write("SUNSUBSCRIBE", channel)
+        if (link := self._hearing.link) is not None:
+            link.write("SUNSUBSCRIBE", channel)
 
-    async def run(self) -> None:
-        """Keep the connection up until cancelled."""
-        loop, pause = asyncio.get_running_loop(), _RECONNECT_FIRST_S
-        while True:
-            lost: asyncio.Future[str] = loop.create_future()
-            try:
-                link = await self._open(lost)
-            except BridgeError:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RECONNECT_MOST_S)
-                continue
-            since = loop.time()
-            try:
-                await self._attend(link, lost)
-            finally:
-                self._link = None
-                link.close()
-            self._telemetry.emit(Disconnected(f"{self._endpoint} (subscriptions)", lost.result()))
-            self._on_lost()
-            if loop.time() - since > PING_EVERY_S:
-                pause = _RECONNECT_FIRST_S
-            else:  # it takes connections, and refuses what we ask for
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RECONNECT_MOST_S)
-
-    async def _open(self, lost: asyncio.Future[str]) -> Link:
-        def on_lost(cause: str) -> None:
-            if not lost.done():
-                lost.set_result(cause)
-
-        def on_push(push: list[Any]) -> None:
-            self._on_push(self, push)
-
-        def on_refused(error: BridgeError) -> bool:
-            return self._on_refused(self, error)
-
-        return await Link.open(
-            self._endpoint, timeout=self._timeout, on_push=on_push, on_lost=on_lost, on_refused=on_refused
-        )
-
-    async def _attend(self, link: Link, lost: asyncio.Future[str]) -> None:
-        self._link = link
+    def _opened(self, link: Link) -> None:
         for channel in self.channels:
             link.write("SSUBSCRIBE", channel)
         self._telemetry.emit(Resubscribed(len(self.channels)))
-        while not lost.done():
-            with contextlib.suppress(Unreachable):
-                await link.send("PING")  # a half-open connection is silent for ever; the link's deadline cuts it
-            await asyncio.wait((lost,), timeout=PING_EVERY_S)
+
+    def _lost(self, cause: str) -> None:
+        self._telemetry.emit(Disconnected(f"{self._endpoint} (subscriptions)", cause))
+        self._on_lost()
 
 
 class Subscriptions:

@@ -13,7 +13,8 @@ from bridge.findings import GroupFacts, ServerFacts
 from bridge.keys import GROUP, Keys
 from bridge.link import Link
 from bridge.scripts import Script, script
-from bridge.topology import Cluster, Sentinel, Watch
+from bridge.sentinel import Sentinel, Watch
+from bridge.topology import Cluster
 
 SCRIPTS: tuple[Script, ...] = (script("permitted"), script("group_facts"))
 _SETTINGS = ("maxmemory-policy", "appendonly", "appendfsync", "client-output-buffer-limit", "min-replicas-to-write",

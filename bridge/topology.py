@@ -1,10 +1,11 @@
-"""Where the primaries are: one server, the one that sentinels name, or a cluster's slots."""
+"""Where the primaries are: one server, or a cluster's slots; `sentinel` has the third way."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from binascii import crc_hqx
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -49,14 +50,21 @@ class Topology(Protocol):
 
     fixed: bool
 
+    @property
+    def restless(self) -> bool:
+        """Whether a primary is about to be replaced, as far as anybody says so."""
+
     async def look(self, timeout: float) -> Placement:
         """Where they are now. Raises Unreachable, or Misconfigured where the URL names the wrong servers."""
+
+    async def listen(self, heard: Callable[[], None], timeout: float) -> None:
+        """Call ``heard`` whenever somebody says that a primary may be replaced; ends where nobody ever does."""
 
 
 class Single:
     """One server, always at the same address."""
 
-    fixed = True
+    fixed, restless = True, False
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -71,8 +79,11 @@ class Single:
                 raise Misconfigured(f"{self._endpoint} is a sentinel; use redis+sentinel://{self._endpoint}/SERVICE")
         return Placement((self._endpoint,))
 
+    async def listen(self, heard: Callable[[], None], timeout: float) -> None:
+        return
 
-class _Doubt:
+
+class Doubt:
     """Whether to wait for better knowledge: what contradicts what we know is believed once it has lasted."""
 
     def __init__(self) -> None:
@@ -86,97 +97,6 @@ class _Doubt:
         if self._since is None:
             self._since = now
         return now - self._since < BELIEVED_AFTER_S
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class _Named:
-    """What a sentinel says; the largest is the newest."""
-
-    epoch: int
-    promoted: bool  # it is about to replace the one of this epoch
-    address: tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """How a sentinel watches over its service."""
-
-    down_after_s: float  # until it takes a silent primary for lost
-    replicas: int  # that it knows, with those that are away
-
-
-class Sentinel:
-    """The primary of one service. Most sentinels must have answered: one that was cut off names one of the past.
-
-    A primary of the past may believe in itself for seconds, so only the newest that was named is asked to agree,
-    and whoever names an older one than we have seen is not believed, unless that lasts.
-    """
-
-    fixed = False
-
-    def __init__(self, sentinels: Sequence[Endpoint], service: str, like: Endpoint) -> None:
-        self._sentinels, self._service, self._like = sentinels, service, like
-        self._newest = (0, False)
-        self._doubt = _Doubt()
-
-    async def look(self, timeout: float) -> Placement:
-        answers, faults = await _first(
-            [self._ask(sentinel, timeout) for sentinel in self._sentinels],
-            enough=lambda answers: len(answers) > len(self._sentinels) // 2,
-        )
-        if not answers:
-            raise _complaint(f"no sentinel knows a primary of {self._service!r}", faults)
-        if self._doubt.about((max(answers).epoch, max(answers).promoted) < self._newest):
-            raise Unreachable(f"the sentinels that answer have not heard of the fail-over of {self._service!r} yet")
-        votes = Counter(answers)
-        names = sorted(
-            {named for named in answers if named.epoch == max(answers).epoch},
-            key=lambda named: (named.promoted, votes[named]),
-        )
-        agreeing, faults = await _first([self._confirm(named, timeout) for named in names])
-        if not agreeing:
-            raise Unreachable("; ".join(map(str, faults)))
-        named, endpoint = max(agreeing, key=lambda agreed: names.index(agreed[0]))
-        self._newest = (named.epoch, named.promoted)
-        return Placement((endpoint,))
-
-    async def watches(self, timeout: float) -> list[Watch]:
-        """Of all sentinels that answer."""
-        call = ("SENTINEL", "MASTER", self._service)
-        answers, _ = await _first([_call(sentinel, timeout, call) for sentinel in self._sentinels])
-        return [Watch(int(facts[b"down-after-milliseconds"]) / 1000, int(facts[b"num-slaves"])) for (facts,) in answers]
-
-    async def _ask(self, sentinel: Endpoint, timeout: float) -> _Named:
-        try:
-            found, facts = await _call(
-                sentinel,
-                timeout,
-                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service),
-                ("SENTINEL", "MASTER", self._service),
-            )
-        except ServerError as error:
-            if "No such master" in str(error):
-                raise Misconfigured(f"{sentinel} watches no service {self._service!r}") from None
-            if "unknown command" in str(error):
-                raise Misconfigured(f"{sentinel} is no sentinel") from None
-            raise
-        address = found[0].decode(), int(found[1])
-        before = facts[b"ip"].decode(), int(facts[b"port"])
-        return _Named(int(facts[b"config-epoch"]), address != before, address)
-
-    async def _confirm(self, named: _Named, timeout: float) -> tuple[_Named, Endpoint]:
-        """The primary that a sentinel named; or to which that one has given its place, which sentinels see later."""
-        endpoint = self._at(*named.address)
-        ((role, *rest),) = await _call(endpoint, timeout, ("ROLE",))
-        if role == b"slave":
-            endpoint = self._at(rest[0].decode(), rest[1])
-            ((role, *_),) = await _call(endpoint, timeout, ("ROLE",))
-        if role != b"master":
-            raise Unreachable(f"{endpoint} is not a primary (yet)")
-        return named, endpoint
-
-    def _at(self, host: str, port: int) -> Endpoint:
-        return replace(self._like, host=host, port=port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,32 +122,35 @@ class Cluster:
     with the highest claim that was seen, as in the cluster itself, unless everybody contradicts that for long.
     """
 
-    fixed = False
+    fixed, restless = False, False
 
     def __init__(self, seeds: Sequence[Endpoint], like: Endpoint) -> None:
         self._known, self._like = list(seeds), like
         self._seen: _Seen | None = None
         self._placed = Placement(())
         self._claims: list[tuple[int, Endpoint | None]] = [(-1, None)] * SLOTS  # per slot
-        self._doubt, self._doubted = _Doubt(), False
+        self._doubt, self._doubted = Doubt(), False
 
     async def look(self, timeout: float) -> Placement:
-        answers, faults = await _first(
+        answers, faults = await first_answers(
             [self._ask(node, timeout) for node in self._known],
             enough=lambda answers: answers[-1].well,
             next_after_s=NEXT_AFTER_S,
         )
         seen = max(answers, key=lambda seen: (seen.well, seen.epoch, seen.served), default=None)
         if seen is None:
-            raise _complaint("no cluster node tells its slots", faults)
+            raise complaint("no cluster node tells its slots", faults)
         if self._seen is None or self._doubted or (seen.ranges, seen.epochs) != (self._seen.ranges, self._seen.epochs):
             self._placed = self._placement(seen)
             self._seen = seen
         return self._placed
 
+    async def listen(self, heard: Callable[[], None], timeout: float) -> None:
+        """Whoever asks a primary of the past hears of it there (MOVED, ``sunsubscribe``)."""
+
     async def _ask(self, node: Endpoint, timeout: float) -> _Seen:
         try:
-            info, ranges, nodes = await _call(
+            info, ranges, nodes = await call_apart(
                 node, timeout, ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"), ("CLUSTER", "NODES")
             )
         except ServerError as error:
@@ -266,7 +189,7 @@ class Cluster:
         return replace(self._like, host=host, port=node[1])
 
 
-async def _call(endpoint: Endpoint, timeout: float, *calls: tuple[str, ...]) -> list[Any]:
+async def call_apart(endpoint: Endpoint, timeout: float, *calls: tuple[str, ...]) -> list[Any]:
     """Some calls on a connection of their own."""
     link = await Link.open(endpoint, timeout=timeout)
     try:
@@ -275,27 +198,35 @@ async def _call(endpoint: Endpoint, timeout: float, *calls: tuple[str, ...]) -> 
         link.close()
 
 
-async def _first(
+async def first_answers(
     asks: Sequence[Coroutine[Any, Any, T]],
     *,
     enough: Callable[[list[T]], bool] = lambda answers: False,
     next_after_s: float = 0.0,
+    others_s: float = 0.0,
 ) -> tuple[list[T], list[BridgeError]]:
     """Answers and errors, until there are ``enough`` answers or no more to come.
 
-    ``next_after_s``: so long each ask waits for an answer to the ones before it.
+    ``next_after_s``: so long each ask waits for an answer to the ones before it. ``others_s``: so long the others may
+    still answer once there are enough.
     """
     answers: list[T] = []
     faults: list[BridgeError] = []
     waiting, running = deque(asks), set[asyncio.Task[T]]()
+    now, over = asyncio.get_running_loop().time, math.inf
     try:
-        while (waiting or running) and not (answers and enough(answers)):
+        while waiting or running:
+            if over == math.inf and answers and enough(answers):
+                over = now() + others_s
+            if now() >= over:
+                break
             while waiting:
                 running.add(asyncio.create_task(waiting.popleft(), name="topology-ask"))
                 if next_after_s:
                     break
+            patience = min(next_after_s if waiting else math.inf, over - now())
             done, running = await asyncio.wait(
-                running, timeout=next_after_s if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                running, timeout=patience if patience < math.inf else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
                 try:
@@ -311,7 +242,7 @@ async def _first(
     return answers, faults
 
 
-def _complaint(what: str, faults: Sequence[BridgeError]) -> BridgeError:
+def complaint(what: str, faults: Sequence[BridgeError]) -> BridgeError:
     """It is a matter of settings where everybody says so, and passes otherwise."""
     kind = Misconfigured if all(isinstance(fault, Misconfigured) for fault in faults) else Unreachable
     return kind(f"{what}: {'; '.join(map(str, faults))}")

@@ -11,7 +11,8 @@ from redis.asyncio.connection import SSLConnection, parse_url
 
 from bridge.errors import Misconfigured
 from bridge.link import Endpoint
-from bridge.topology import Cluster, Sentinel, Single, Topology
+from bridge.sentinel import Sentinel
+from bridge.topology import Cluster, Single, Topology
 
 SENTINEL_PORT, CLUSTER_PORT = 26379, 6379
 _CHOICES = (

@@ -201,6 +201,15 @@ MUTANTS = (
         ("tests/chatserver/test_follower.py", "-k", "dropped or silence"),
     ),
     Mutant(
+        "word of sentinels", "bridge/sentinel.py", "RESTLESS_S\n                heard()", "RESTLESS_S",
+        ("tests/topology/test_sentinels.py", "-k", "next"),
+    ),
+    Mutant(
+        "a promotion before its sentinel sees it", "bridge/sentinel.py",
+        "await self._promoted(sentinel, timeout) or before", "before",
+        ("tests/topology/test_sentinels.py", "-k", "before"),
+    ),
+    Mutant(
         "user check of say", "chatserver/state.py",
         "(user_now.now, _verdict(user_now), length", '(user_now.now, "", length',
         ("tests/journeys/test_leaks.py", "-k", "whatever"),

@@ -18,7 +18,19 @@ from backoffice.intake import NoQuery, Query
 from backoffice.operators import Caller, Role
 from backoffice.people import Session
 from backoffice.problems import Fault, Problem, from_error, invalid, unreachable
-from backoffice.routes import ACCESS, BRIDGE, CALLER, LABEL, WATCH, Call, Handler, refused, refused_read, require
+from backoffice.routes import (
+    ACCESS,
+    BRIDGE,
+    CALLER,
+    LABEL,
+    PREFIX,
+    WATCH,
+    Call,
+    Handler,
+    refused,
+    refused_read,
+    require,
+)
 from backoffice.ui.words import Words, words_for
 from bridge.client import Bridge
 from bridge.errors import BridgeError
@@ -84,6 +96,7 @@ class Page:
 
 PageHandler = Callable[[Page], Awaitable[web.StreamResponse]]
 BareHandler = Callable[[web.Request, Words], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def render(request: web.Request, words: Words, template: str, *, status: int = 200, **context: Any) -> web.Response:
@@ -96,7 +109,27 @@ def render(request: web.Request, words: Words, template: str, *, status: int = 2
 
 def add_page(app: web.Application, path: str, handler: PageHandler, role: Role = Role.VIEWER) -> None:
     """A page for who is logged in; who is not logs in first."""
+    add_bare(app, "GET", path, _logged_in(app, path, handler, role))
 
+
+def nowhere(app: web.Application) -> Answer:
+    """For what no route answers: a page for browsers that look for one, HTTPNotFound for all others."""
+
+    async def say(page: Page) -> web.StreamResponse:
+        raise Problem("not_found", "there is no such page")
+
+    tell = _bare(app, "GET", "none", _logged_in(app, "", say, Role.VIEWER))
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        looking = request.method == "GET" and "text/html" in request.headers.get(hdrs.ACCEPT, "")
+        if not looking or request.path.startswith(f"{PREFIX}/"):
+            raise web.HTTPNotFound
+        return await tell(request)
+
+    return answer
+
+
+def _logged_in(app: web.Application, path: str, handler: PageHandler, role: Role) -> BareHandler:
     async def answer(request: web.Request, words: Words) -> web.StreamResponse:
         session = await app[ACCESS].session(request)
         if session is None:
@@ -116,12 +149,19 @@ def add_page(app: web.Application, path: str, handler: PageHandler, role: Role =
             met = from_error(error) if isinstance(error, BridgeError) else unreachable()
             return page.render("problem.html", status=met.status, problem=met)
 
-    add_bare(app, "GET", path, answer)
+    return answer
 
 
 def add_bare(app: web.Application, method: str, path: str, handler: BareHandler, *, action: str | None = None) -> None:
     """A page for everybody. ``action``: what the audit chain calls it, where it changes more than this browser."""
+    handle = _bare(app, method, path, handler, action)
+    if method == "GET":
+        app.router.add_get(path, handle)
+    else:
+        app.router.add_route(method, path, handle)
 
+
+def _bare(app: web.Application, method: str, path: str, handler: BareHandler, action: str | None = None) -> Answer:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[LABEL] = f"{method} {path}"
         words = words_for(request)
@@ -144,10 +184,7 @@ def add_bare(app: web.Application, method: str, path: str, handler: BareHandler,
                 response.force_close()  # nobody waits for the rest of its body
             return response
 
-    if method == "GET":
-        app.router.add_get(path, handle)
-    else:
-        app.router.add_route(method, path, handle)
+    return handle
 
 
 def query_of(model: type[Query], given: dict[str, Any]) -> Any:

@@ -28,6 +28,7 @@ KOREAN: dict[str, str] = {
     "connecting again": "다시 연결하는 중",
     "cannot be refreshed": "새로 고칠 수 없음",
     "What came of it": "처리 결과",
+    "What this page shows is no longer there.": "이 페이지에 표시된 항목은 더 이상 없습니다.",
     "Further ones": "더 보기",
     "Nothing here.": "아무것도 없습니다.",
     "Without JavaScript everything can be read; to act, allow it.": "JavaScript 없이도 모두 읽을 수 있습니다. 조작하려면 JavaScript를 허용하세요.",

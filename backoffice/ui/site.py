@@ -36,7 +36,7 @@ from backoffice.ui import (
     user,
     users,
 )
-from backoffice.ui.frame import page_of
+from backoffice.ui.frame import Answer, nowhere, page_of
 from backoffice.ui.words import AGO, AHEAD, N_, Words
 
 PAGES = (assets, login, single_sign_on, overview, commands, issue, command, rooms, room, users, user, sanctions,
@@ -107,9 +107,11 @@ def add_to(app: web.Application, settings: BackofficeSettings) -> None:
     )
     for page in PAGES:
         page.add_to(app)
+    app[NOWHERE] = nowhere(app)
 
 
 THEME_NAMES = (("auto", N_("as the system")), ("light", N_("light")), ("dark", N_("dark")))
+NOWHERE: web.AppKey[Answer] = web.AppKey("nowhere")  # answers what no route does
 LANGUAGE_NAMES = (("en", "English"), ("ko", "한국어"))
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from html import unescape
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
@@ -66,6 +67,25 @@ async def test_every_page_of_the_navigation_is_there(api: Api, node: Bridge, vis
         assert (status, path) == (200, path)
         for target in re.findall(r'href="(/[^"]*)"', page):
             assert target.startswith("/assets/") or (await visitor.get(unescape(target)))[0] == 200, (path, target)
+
+
+HTML = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/commands/a/b", "/problems/none", "/assets/none.js"])
+async def test_a_browser_that_asks_for_a_page_that_is_not_there_gets_a_page(visitor: Visitor, path: str) -> None:
+    assert await visitor.get(path, headers=HTML) == (303, f"/login?{urlencode({'next': path})}")
+    await visitor.log_in()
+    status, page = await visitor.get(path, headers=HTML)
+    assert (status, "there is no such page" in page, 'href="/dead"' in page) == (404, True, True)
+
+
+@pytest.mark.parametrize(("path", "headers"), [("/nowhere", {"Accept": "*/*"}), ("/api/v1/nowhere", HTML)])
+async def test_a_program_that_asks_for_what_is_not_there_gets_a_problem(
+    visitor: Visitor, path: str, headers: dict[str, str]
+) -> None:
+    status, said = await visitor.get(path, headers=headers)
+    assert (status, json.loads(said)["code"]) == (404, "not_found")
 
 
 async def test_who_is_not_logged_in_is_sent_to_log_in_and_back(visitor: Visitor) -> None:

@@ -169,3 +169,26 @@ async def test_the_page_of_one_that_is_discarded_stays_live(bury: Bury, api: Api
     await desk.live()
     await expect(desk.page).to_have_title(title)
     await expect(desk.outcome).to_contain_text("Discard: done; 1 done")
+    await expect(desk.page.locator("#gone")).to_be_visible()
+    await expect(desk.page.get_by_role("button", name="Discard")).to_be_hidden()
+    await expect(desk.page.locator("form[data-form]")).to_be_hidden()
+
+
+async def test_those_that_were_sent_again_are_listed_and_thrown_away(bury: Bury, api: Api, sit: Sit) -> None:
+    await bury(2)
+    [letter, other] = (await api.get("/dead")).json["items"]
+    await api.post("/dead/requeue", {"ids": [letter["id"]], "payload": {"user": "u9"}, "reason": "mended"})
+    desk = await opened(sit, "/dead")
+    await desk.page.get_by_label("Which").select_option("sent again")
+    await desk.page.get_by_role("button", name="Filter").click()
+    await expect(desk.page.locator("[data-row]")).to_have_count(1)
+    await expect(desk.page.locator(f"#d-{letter['id']}")).to_be_visible()
+    await expect(desk.page.locator("#live").get_by_role("button", name="Requeue")).to_have_count(0)
+    await desk.page.locator("#live").get_by_role("button", name="Discard").click()
+    await expect(desk.dialog).to_contain_text("Throw 1 dead letter away for good (sent again)?")
+    await desk.dialog.get_by_label("Reason").fill("it is old")
+    await desk.dialog.get_by_label("Write discard to go on").fill("discard")
+    await desk.dialog.get_by_role("button", name="Discard").click()
+    await expect(desk.outcome).to_contain_text("Discard: done; 1 done")
+    assert (await api.get("/dead?requeued=true")).json["items"] == []
+    assert [each["id"] for each in (await api.get("/dead")).json["items"]] == [other["id"]]

@@ -99,8 +99,9 @@ async function load() {
   const there = targets.filter(({ id }) => text.includes(` id="${id}"`))
   // What is not there of a page that says why it cannot be shown stays as it was, and is not called live; except
   // where what it showed is no more (a dead letter that was discarded), which asking again does not change.
-  const whole = there.length === targets.length, gone = status === 404 && there.length > 0
+  const whole = there.length === targets.length, gone = status === 404 && there.length > 0 && parts().length > 0
   failures = whole || gone ? 0 : failures + 1
+  document.getElementById('gone').hidden = !gone
   for (const target of there) {
     await htmx.swap({ text: keep(text), target, select: `#${target.id}`, swap: `outerMorph ignoreTitle:${!whole}` })
   }
@@ -115,7 +116,7 @@ async function load() {
 // The page as it is now; no text where nobody answers.
 async function read() {
   try {
-    const answer = await fetch(location.href, { redirect: 'manual', signal: AbortSignal.timeout(PATIENCE_MS) })
+    const answer = await fetch(location.href, { headers: { Accept: 'text/html' }, redirect: 'manual', signal: AbortSignal.timeout(PATIENCE_MS) })
     if (answer.type === 'opaqueredirect') ended()
     return { status: answer.status, text: await answer.text() }
   } catch {
