@@ -97,6 +97,7 @@ class Watched(Topology):
                 wrong = facts["role"] != "master" or int(facts["connected_slaves"]) != len(self.servers) - 1
             else:
                 wrong = (facts.get("master_port"), facts.get("master_link_status")) != (str(primary), "up")
+                wrong |= facts.get("slave_repl_offset") == "0"  # it has the copy, and follows within a second
             if wrong:
                 faults.append(f"{server.port}: {facts['role']} of {facts.get('master_port')}")
         return faults
@@ -125,10 +126,10 @@ class Watched(Topology):
     async def fail_over(self, primary: Server, how: str = "planned") -> Server:
         """``planned``: the primary takes no writes from the start, so nothing is lost. ``forced``: it does.
 
-        Sentinels plan together with the primary from Valkey 9 on, which takes them a tenth of a second. For all
-        others writes are held here, until the sentinels have seen their replica promoted: a second.
+        ``coordinated``: planned by the sentinels together with the primary, which Valkey's know from 9 on. Its writes
+        wait until a replica has said that it has them all, which replicas do once a second.
         """
-        if how == "planned" and await self._can_coordinate():
+        if how == "coordinated":
             return await self._replaced(primary, "COORDINATED")
         if how != "planned":
             return await self._replaced(primary)
@@ -164,7 +165,7 @@ class Watched(Topology):
                 raise
         return True
 
-    async def _can_coordinate(self) -> bool:
+    async def can_coordinate(self) -> bool:
         """Whether they know ``COORDINATED``: asked for a service that nobody watches."""
         try:
             await ask(self.helpers[0], "SENTINEL", "FAILOVER", "nobody's", "COORDINATED")

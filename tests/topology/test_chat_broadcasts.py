@@ -19,7 +19,7 @@ from tests.chatserver.conftest import Chat
 from tests.chatserver.traveller import Traveller
 from tests.faults.pace import elapsed
 from tests.figures import Figures
-from tests.topologies import ManyServers, Topology, role
+from tests.topologies import ManyServers, Topology, Watched, role
 from tests.waiting import answered, until
 
 SHARDS = 12
@@ -123,17 +123,19 @@ async def promoted_at(topology: Topology) -> float:
     return moment
 
 
-@pytest.mark.parametrize("how", ["planned", "forced", "killed"])
+@pytest.mark.parametrize("how", ["planned", "coordinated", "forced", "killed"])
 async def test_clients_see_all_of_it_through_a_fail_over_or_are_told(
     topology: Topology, how: str, figures: Figures
 ) -> None:
+    if how == "coordinated" and not (isinstance(topology, Watched) and await topology.can_coordinate()):
+        pytest.skip("these servers plan no fail-over together")
     async with talking(topology) as talk:
         await talk.more(20)
         primary = await topology.owner(talk.bridge.keys.channel(talk.bridge.shard_of("room:r1"), "room:r1"))
         promotion = asyncio.create_task(promoted_at(topology))
         match how:
-            case "planned":
-                await topology.fail_over(primary)
+            case "planned" | "coordinated":
+                await topology.fail_over(primary, how)
             case "forced":
                 await topology.fail_over(primary, "FORCE" if topology.kind == "cluster" else how)
             case "killed":
@@ -147,7 +149,7 @@ async def test_clients_see_all_of_it_through_a_fail_over_or_are_told(
         assert traveller.holes() == []
         assert traveller.offsets_of_joins_are_followed()
         assert set(traveller.codes) <= {4004}
-        assert how != "planned" or traveller.codes == []
+        assert how not in ("planned", "coordinated") or traveller.codes == []
 
 
 async def test_clients_see_all_of_it_while_slots_move(cluster: ManyServers, figures: Figures) -> None:
