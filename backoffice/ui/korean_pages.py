@@ -93,7 +93,7 @@ PAGES: dict[str, str] = {
     "Requeue": "다시 보내기",
     "Discard": "버리기",
     "discard": "버리기",
-    "Which": "대상",
+    "Which": "구분",
     "not sent again": "다시 보내지 않은 것",
     "sent again": "다시 보낸 것",
     "without a filter": "조건 없음",

@@ -30,7 +30,8 @@ PATHS = {
     "user": "/users/griefer42", "sanctions": "/sanctions", "announce": "/announce", "dead": "/dead",
     "dead-letter": "/dead/{dead}", "nodes": "/nodes", "shards": "/shards", "shard": "/shards/7", "audit": "/audit",
     "access": "/access", "system": "/system", "password": "/password",
-    "missing": "/rooms/nowhere", "bad-search": "/commands?q=typ:x", "nothing": "/commands?q=by:nobody",
+    "missing": "/rooms/nowhere", "no-page": "/command/7", "sent-again": "/dead?requeued=true",
+    "bad-search": "/commands?q=typ:x", "nothing": "/commands?q=by:nobody",
 }  # fmt: skip
 
 
