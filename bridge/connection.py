@@ -145,7 +145,7 @@ class Redis:
             await redis.close()
             raise
         if not redis._topology.fixed:
-            listening = redis._topology.listen(redis.look_soon, redis.timeout)
+            listening = redis._topology.listen(redis.look_soon, complain=redis._cannot_listen, timeout=redis.timeout)
             redis._watching = [
                 asyncio.create_task(redis._keep_looking(), name="topology"),
                 asyncio.create_task(listening, name="topology-listen"),
@@ -291,6 +291,9 @@ class Redis:
     def look_soon(self) -> None:
         """Something happened that may come from a fail-over."""
         self._stirred.set()
+
+    def _cannot_listen(self, error: BridgeError) -> None:
+        self._telemetry.emit(StepFailed("topology-listen", str(error)))
 
     async def _keep_looking(self) -> None:
         while True:

@@ -35,7 +35,7 @@ class Hearing:
     async def run(self) -> None:
         """Keep the connection up until cancelled, or ended."""
         loop, pause = asyncio.get_running_loop(), _RECONNECT_FIRST_S
-        while not self._over:
+        while True:
             lost: asyncio.Future[str] = loop.create_future()
             try:
                 link = await self._open(lost)
@@ -49,6 +49,8 @@ class Hearing:
             finally:
                 self.link = None
                 link.close()
+            if self._over:
+                return
             self._on_lost(lost.result())
             if loop.time() - since > PING_EVERY_S:
                 pause = _RECONNECT_FIRST_S
@@ -57,7 +59,7 @@ class Hearing:
                 pause = min(pause * 2, _RECONNECT_MOST_S)
 
     def end(self) -> None:
-        """Do not come back once the connection is closed, which it is now."""
+        """Close the connection and do not come back."""
         self._over = True
         if self.link is not None:
             self.link.close("not wanted any more")
@@ -78,7 +80,7 @@ class Hearing:
     async def _attend(self, link: Link, lost: asyncio.Future[str]) -> None:
         self.link = link
         self._on_open(link)
-        while not lost.done():
+        while not (self._over or lost.done()):
             with contextlib.suppress(Unreachable):
                 await link.send("PING")  # a half-open connection is silent for ever; the link's deadline cuts it
             await asyncio.wait((lost,), timeout=PING_EVERY_S)

@@ -130,7 +130,7 @@ class Link(asyncio.Protocol):
             if not link.up:  # it went right after its last answer
                 raise Unreachable(f"{endpoint}: {link._cause}")
             link._subscribes = link._on_push is not None
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # the last one: of a host that is no name
             link.close("never came up")
             raise Unreachable(f"{endpoint}: {str(error) or f'no answer within {link._timeout:g} s'}") from error
         except BaseException:

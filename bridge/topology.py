@@ -57,8 +57,13 @@ class Topology(Protocol):
     async def look(self, timeout: float) -> Placement:
         """Where they are now. Raises Unreachable, or Misconfigured where the URL names the wrong servers."""
 
-    async def listen(self, heard: Callable[[], None], timeout: float) -> None:
-        """Call ``heard`` whenever somebody says that a primary may be replaced; ends where nobody ever does."""
+    async def listen(
+        self, heard: Callable[[], None], *, complain: Callable[[BridgeError], None], timeout: float
+    ) -> None:
+        """Call ``heard`` whenever somebody says that a primary may be replaced; ends where nobody ever does.
+
+        ``complain``: we may not listen.
+        """
 
 
 class Single:
@@ -79,7 +84,9 @@ class Single:
                 raise Misconfigured(f"{self._endpoint} is a sentinel; use redis+sentinel://{self._endpoint}/SERVICE")
         return Placement((self._endpoint,))
 
-    async def listen(self, heard: Callable[[], None], timeout: float) -> None:
+    async def listen(
+        self, heard: Callable[[], None], *, complain: Callable[[BridgeError], None], timeout: float
+    ) -> None:
         return
 
 
@@ -89,14 +96,14 @@ class Doubt:
     def __init__(self) -> None:
         self._since: float | None = None
 
-    def about(self, contradiction: bool) -> bool:
+    def about(self, contradiction: bool, believed_after_s: float = BELIEVED_AFTER_S) -> bool:
         now = asyncio.get_running_loop().time()
         if not contradiction:
             self._since = None
             return False
         if self._since is None:
             self._since = now
-        return now - self._since < BELIEVED_AFTER_S
+        return now - self._since < believed_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +152,9 @@ class Cluster:
             self._seen = seen
         return self._placed
 
-    async def listen(self, heard: Callable[[], None], timeout: float) -> None:
+    async def listen(
+        self, heard: Callable[[], None], *, complain: Callable[[BridgeError], None], timeout: float
+    ) -> None:
         """Whoever asks a primary of the past hears of it there (MOVED, ``sunsubscribe``)."""
 
     async def _ask(self, node: Endpoint, timeout: float) -> _Seen:

@@ -206,7 +206,7 @@ MUTANTS = (
     ),
     Mutant(
         "a promotion before its sentinel sees it", "bridge/sentinel.py",
-        "await self._promoted(sentinel, timeout) or before", "before",
+        "promoted = await self._promoted(sentinel, timeout)", "promoted = None",
         ("tests/topology/test_sentinels.py", "-k", "before"),
     ),
     Mutant(

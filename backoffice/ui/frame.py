@@ -102,7 +102,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def render(request: web.Request, words: Words, template: str, *, status: int = 200, **context: Any) -> web.Response:
     theme, keys = request.cookies.get(THEME_COOKIE), request.cookies.get(KEYS_COOKIE)
     context |= {"_": words, "theme": theme if theme in THEMES else "auto", "keys": keys if keys in KEYS else "on",
-                "path": request.path, "here": _here(request)}  # fmt: skip
+                "path": request.path, "here": local(_here(request))}  # fmt: skip
     text = aiohttp_jinja2.render_string(template, request, context)
     return web.Response(text=text, status=status, headers=HEADERS)
 
@@ -118,10 +118,10 @@ def nowhere(app: web.Application) -> Answer:
     async def say(page: Page) -> web.StreamResponse:
         raise Problem("not_found", "there is no such page")
 
-    tell = _bare(app, "GET", "none", _logged_in(app, "", say, Role.VIEWER))
+    tell = _bare(app, "none", _logged_in(app, "", say, Role.VIEWER))
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        looking = request.method == "GET" and "text/html" in request.headers.get(hdrs.ACCEPT, "")
+        looking = request.method in ("GET", "HEAD") and "text/html" in request.headers.get(hdrs.ACCEPT, "")
         if not looking or request.path.startswith(f"{PREFIX}/"):
             raise web.HTTPNotFound
         return await tell(request)
@@ -154,20 +154,20 @@ def _logged_in(app: web.Application, path: str, handler: PageHandler, role: Role
 
 def add_bare(app: web.Application, method: str, path: str, handler: BareHandler, *, action: str | None = None) -> None:
     """A page for everybody. ``action``: what the audit chain calls it, where it changes more than this browser."""
-    handle = _bare(app, method, path, handler, action)
+    handle = _bare(app, f"{method} {path}", handler, action)
     if method == "GET":
         app.router.add_get(path, handle)
     else:
         app.router.add_route(method, path, handle)
 
 
-def _bare(app: web.Application, method: str, path: str, handler: BareHandler, action: str | None = None) -> Answer:
+def _bare(app: web.Application, label: str, handler: BareHandler, action: str | None = None) -> Answer:
     async def handle(request: web.Request) -> web.StreamResponse:
-        request[LABEL] = f"{method} {path}"
+        request[LABEL] = label
         words = words_for(request)
         try:
             try:
-                if method == "POST":
+                if request.method == "POST":
                     check_same_origin(request, https=app[ACCESS].proxies.is_https(request))
                 return await handler(request, words)
             except Problem as refusal:

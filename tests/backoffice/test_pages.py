@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from backoffice.alarms import RULES
 from backoffice.passwords import MAX_CHARS, MIN_CHARS
@@ -78,6 +79,14 @@ async def test_a_browser_that_asks_for_a_page_that_is_not_there_gets_a_page(visi
     await visitor.log_in()
     status, page = await visitor.get(path, headers=HTML)
     assert (status, "there is no such page" in page, 'href="/dead"' in page) == (404, True, True)
+
+
+async def test_a_page_that_is_not_there_leads_to_no_other_site(visitor: Visitor) -> None:
+    await visitor.log_in()
+    async with visitor.http.get(URL(f"{visitor.url}//evil.example/login?a=1", encoded=True), headers=HTML) as response:
+        page = await response.text()
+    assert (response.status, "there is no such page" in page) == (404, True)
+    assert "evil.example" not in page
 
 
 @pytest.mark.parametrize(("path", "headers"), [("/nowhere", {"Accept": "*/*"}), ("/api/v1/nowhere", HTML)])
