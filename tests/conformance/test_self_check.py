@@ -157,7 +157,7 @@ async def test_wait_is_asked_for_where_there_are_replicas(start_server: Callable
         await until(is_missing)
 
 
-_OPTIONAL = {"CONFIG", "CLUSTER", "CLIENT", "SELECT"}  # done without, or known when connecting
+_OPTIONAL = {"CONFIG", "CLUSTER", "CLIENT", "SELECT", "PSUBSCRIBE"}  # done without, or known when connecting
 
 
 def test_every_command_of_a_script_or_a_process_is_asked_for() -> None:
