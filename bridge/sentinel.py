@@ -17,8 +17,8 @@ RESTLESS_S = 3.0  # after the last word of a sentinel about its primary
 UNCONFIRMED_S = 2.5  # a promotion that its sentinel does not see: it looks at each replica once a second meanwhile
 UNCONFIRMED_KEPT_S = 1.5  # where nobody says so any more
 LISTEN_AGAIN_S = 60.0  # to one that has refused it
-_PROMOTING = (b"+selected-slave", b"+failover-", b"+promoted-slave", b"+slave-reconf-")
 OTHERS_S = 0.1  # for the sentinel that replaces the primary, which knows more than the majority that has answered
+_PROMOTING = (b"+selected-slave", b"+failover-", b"+promoted-slave", b"+slave-reconf-")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -107,7 +107,7 @@ class Sentinel:
         complain: Callable[[BridgeError], None],
         timeout: float,
     ) -> None:
-        refusals: list[BridgeError] = []
+        complained = False
 
         def told(push: list[Any]) -> None:
             if push[0] == b"pmessage" and self._is_about_the_primary(push[2], push[3].split(b" ")):
@@ -119,15 +119,16 @@ class Sentinel:
             heard()  # what was said before is missed
 
         def refused(error: BridgeError) -> bool:
-            refusals.append(error)
+            nonlocal complained
             hearing.end()  # its user may not subscribe: it is asked each second, as ever
+            if not complained:
+                complain(error)
+                complained = True
             return True
 
         while True:
             hearing = Hearing(sentinel, timeout=timeout, on_open=subscribe, on_push=told, on_refused=refused)
             await hearing.run()
-            if len(refusals) == 1:  # later ones are no news
-                complain(refusals[0])
             await asyncio.sleep(LISTEN_AGAIN_S)
 
     def _is_about_the_primary(self, event: bytes, words: list[bytes]) -> bool:

@@ -39,6 +39,7 @@ from backoffice.ui import (
 from backoffice.ui.frame import Answer, nowhere, page_of
 from backoffice.ui.words import AGO, AHEAD, N_, Words
 
+NOWHERE: web.AppKey[Answer] = web.AppKey("nowhere")  # answers what no route does
 PAGES = (assets, login, single_sign_on, overview, commands, issue, command, rooms, room, users, user, sanctions,
          announce, dead_letters, dead_letter, nodes, shards, audit_chain, people, system)  # fmt: skip
 
@@ -111,7 +112,6 @@ def add_to(app: web.Application, settings: BackofficeSettings) -> None:
 
 
 THEME_NAMES = (("auto", N_("as the system")), ("light", N_("light")), ("dark", N_("dark")))
-NOWHERE: web.AppKey[Answer] = web.AppKey("nowhere")  # answers what no route does
 LANGUAGE_NAMES = (("en", "English"), ("ko", "한국어"))
 
 
